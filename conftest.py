@@ -58,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         default=0,
         metavar="SECONDS",
-        help="how long tests/test_soak.py kills programs; tests that do harm at sampled points take ten times as many",
+        help="how long tests/test_soak.py kills programs; from a minute on, other tests do harm at more points too",
     )
 
 
@@ -75,14 +75,10 @@ pytest_collect_file = SybilCollection(
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give all examples of a file to one process, since each goes on from the one before; tests go anywhere."""
+    """Give each file to one process: its tests share servers, and its examples go on from the one before."""
     if config.getoption("dist") != "load":
         return None
-    from xdist.scheduler import LoadScopeScheduling
+    from xdist.scheduler import LoadFileScheduling
 
-    class FilesOfExamples(LoadScopeScheduling):  # type: ignore[misc]
-        def _split_scope(self, nodeid: str) -> str:
-            file, _, test = nodeid.partition("::")
-            return file if test.startswith("line:") else nodeid
-
-    return FilesOfExamples(config, log)
+    config.option.loadscopereorder = False  # the order of tests/conftest.py
+    return LoadFileScheduling(config, log)

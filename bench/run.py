@@ -78,7 +78,7 @@ GOALS: dict[tuple[str, str], float] = {
     (SCOOP, "scoop.futures.map"): 1 / 0.7,
     **{(tiny(engine), peer): 1 / 0.7 for engine, (peer, _) in CLUSTERS.items()},
     **{(short(engine), peer): 1.1 for engine, (peer, _) in CLUSTERS.items()},
-    ("import", "joblib"): 0.6,
+    ("import", "joblib"): 0.35,
 }
 
 

@@ -15,8 +15,12 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
-from . import _posix as _posix
-from ._cache import FutureCache
+if sys.platform == "win32":
+    raise ImportError(
+        "bencher_job needs the locks and processes of a POSIX system, which Windows lacks: run it in WSL, the Linux "
+        "inside Windows (https://learn.microsoft.com/windows/wsl/install)."
+    )
+
 from ._cached_function import CachedFunction
 from ._decorator import cached_job
 from ._errors import (
@@ -29,20 +33,20 @@ from ._errors import (
     UntrustedCache,
     WorkerLost,
 )
-from ._function_cache import JobFunctionCache
-from ._future import JobFuture
-from ._job import Job, run_job
-from ._keys import register_hasher
-from ._media import current_job_key, gen_path
-from ._options import Executors
-from ._record import Record
 from ._version import VERSION
 
 if TYPE_CHECKING:
+    from ._cache import FutureCache
+    from ._executors import Executors
     from ._executors.ray import Ray
     from ._executors.slurm import Slurm
     from ._explain import Cause, Explanation
-    from ._record import CacheInfo, FunctionInfo, Plan
+    from ._function_cache import JobFunctionCache
+    from ._future import JobFuture
+    from ._job import Job, run_job
+    from ._keys import register_hasher
+    from ._media import current_job_key, gen_path
+    from ._record import CacheInfo, FunctionInfo, Plan, Record
     from ._stores.verification import clean_orphaned_media
     from ._sweeps.grid import SweepFailure
     from ._sweeps.sweep import Sweep
@@ -82,36 +86,38 @@ __all__ = [
 
 __version__ = VERSION
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # a program that wants the log adds a handler
-
 for _name in {*__all__} & {*globals()}:  # so that pickles and error messages name this package
-    getattr(sys.modules[__name__], _name).__module__ = __name__
+    globals()[_name].__module__ = __name__
 del _name
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # a program that wants the log adds a handler
 
 _LATER = {
-    "CacheInfo": "_record",
-    "Cause": "_explain",
-    "Explanation": "_explain",
-    "FunctionInfo": "_record",
-    "Plan": "_record",
-    "Ray": "_executors.ray",
-    "Slurm": "_executors.slurm",
-    "Sweep": "_sweeps.sweep",
-    "SweepFailure": "_sweeps.grid",
-    "clean_orphaned_media": "_stores.verification",
+    "_cache": ["FutureCache"],
+    "_executors": ["Executors"],
+    "_executors.ray": ["Ray"],
+    "_executors.slurm": ["Slurm"],
+    "_explain": ["Cause", "Explanation"],
+    "_function_cache": ["JobFunctionCache"],
+    "_future": ["JobFuture"],
+    "_job": ["Job", "run_job"],
+    "_keys": ["register_hasher"],
+    "_media": ["current_job_key", "gen_path"],
+    "_record": ["CacheInfo", "FunctionInfo", "Plan", "Record"],
+    "_stores.verification": ["clean_orphaned_media"],
+    "_sweeps.grid": ["SweepFailure"],
+    "_sweeps.sweep": ["Sweep"],
 }
-
+"""Modules that take long to import, and what is asked of them when it is first used."""
 
 if not TYPE_CHECKING:  # else type checkers would take any name that is misspelled for one that there is
 
     def __getattr__(name: str) -> Any:
-        """Import what takes long to import, and few programs need, when it is asked for."""
-        if name not in _LATER:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
-        value.__module__ = __name__
-        return value
+        for module, names in _LATER.items():
+            if name in names:
+                value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

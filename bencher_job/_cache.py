@@ -16,28 +16,25 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 from weakref import WeakSet
 
 from . import _options
-from ._async import AsyncSubmit
+from ._context import is_inside, refuse_inside
 from ._coordinator.commits import MOST_HITS_KEPT, Counts
 from ._coordinator.coordinator import Coordinator, load, warn_unloadable
 from ._coordinator.engines import do_outside
 from ._coordinator.running import running_jobs
 from ._errors import BencherJobError, warn_caller
 from ._executors import inside_worker
-from ._future import JobFuture, Settles
-from ._inside import is_inside, refuse_inside
+from ._future import JobFuture, Settles, SubmittedFuture
 from ._job import Job, run_job
 from ._keys.names import load_for
 from ._lifetime import Lifetime
 from ._loops import Caller, SerialQueue, caller, is_coroutine_function
 from ._options import (
+    AnyExecutor,
     CacheArguments,
-    ExecutorName,
     Executors,
     Options,
     RunOptions,
-    StartsExecutor,
     StoreOptions,
-    Submits,
     accept,
     shows_options,
 )
@@ -166,7 +163,7 @@ class Contents:
             where: object = f"The cache {self._cache_name}"
             try:
                 where = directory = self.directory
-                if not _options.is_overridden():
+                if _options.override() is None:
                     # A later change of the current folder must not move the cache.
                     self.cache_dir = _options.cache_directory(self.cache_dir)
                 place = _options.shared_place(self._cache_name, self.cache_dir, self._shared)
@@ -431,7 +428,7 @@ class FutureCache(Contents, Settles):
     @shows_options(CacheArguments)
     def __init__(
         self,
-        executor: Executors | ExecutorName | Submits | StartsExecutor = RunOptions.executor,
+        executor: AnyExecutor = RunOptions.executor,
         overwrite: bool = True,
         cache_name: str = StoreOptions.cache_name,
         tag_index: bool = StoreOptions.tag_index,
@@ -660,9 +657,9 @@ class FutureCache(Contents, Settles):
     ) -> JobFuture[Any]:
         """Let a thread make a job, look it up, and join or run it, for a caller in an event loop."""
         runs_in = asker.loop if of_coroutine and self.runs_in_line else None
-        return AsyncSubmit(
+        return SubmittedFuture(
             make, lambda job: self._begin(job, asker, fresh=fresh), self._serial_queue, runs_in
-        ).future
+        )
 
     def _begin(self, job: Job, asker: Caller, *, fresh: bool) -> JobFuture[Any]:
         store = self.cache
@@ -829,3 +826,6 @@ class FutureCache(Contents, Settles):
         else:
             where = (self._store.folder or "no folder") if self._store.keeps else "nothing is kept"
         return f"<{type(self).__name__} {self._cache_name!r} on {self.executor_type}, {where}>"
+
+
+FutureCache.__module__ = "bencher_job"  # the package imports it on first use

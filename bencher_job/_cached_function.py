@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-import pickle
 import sys
 from collections.abc import (
     AsyncIterable,
@@ -20,13 +19,8 @@ from collections.abc import (
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
-from ._function_cache import JobFunctionCache
-from ._future import JobFuture
-from ._keys import ArgsAndKwargs, Identity
-from ._keys.code import CLOUDPICKLED, CodeInfo, Place, accept_code_info
-from ._keys.code_check import code_check_for
-from ._keys.names import adopt_main_name, is_in, main_name
 from ._options import (
+    CHECKED_ALONE,
     CallArguments,
     Executors,
     PoolOptions,
@@ -36,11 +30,15 @@ from ._options import (
     shows_options,
 )
 
-__all__ = ["BoundCachedFunction", "CachedCalls", "CachedFunction", "FunctionAnnotations", "FunctionDoc"]
+__all__ = ["CachedCoroutineFunction", "CachedFunction"]
 
 
 if TYPE_CHECKING:
     from ._explain import Explanation
+    from ._function_cache import JobFunctionCache
+    from ._future import JobFuture
+    from ._keys import ArgsAndKwargs, Identity
+    from ._keys.code import CodeInfo, Place
     from ._record import CallInfo
     from ._sweeps.sweep import Sweep, SweepOrder
 
@@ -387,12 +385,36 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
     ) -> None:
         super().__init__(function, _call_plain)
         self._self_options = dict(options)
-        plain = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
-        self._self_cache = JobFunctionCache(plain, **options) if cache is None else cache
-        setattr(self, "__call__", self._self_caller())  # noqa: B010 - type checkers know the method
+        self._self_caches = [] if cache is None else [cache]
+        setattr(self, "__call__", self._self_call_first)  # noqa: B010 - type checkers know the method
+        if cache is not None or not options.keys() <= CHECKED_ALONE:
+            self._self_made()
 
-    def _self_caller(self) -> Callable[..., Any]:
-        return self._self_cache.answer
+    @property
+    def _self_cache(self) -> JobFunctionCache:  # type: ignore[override]
+        """The cache, which is made at first use: it imports most of this library."""
+        caches = self._self_caches
+        return caches[0] if caches else self._self_made()
+
+    def _self_made(self) -> JobFunctionCache:
+        if not self._self_caches:
+            from ._function_cache import JobFunctionCache
+
+            plain = self.__wrapped__
+            plain = plain.__func__ if isinstance(plain, (staticmethod, classmethod)) else plain
+            self._self_caches.append(
+                JobFunctionCache(plain, **self._self_options)
+            )  # the first of two threads wins
+        cache = self._self_caches[0]
+        setattr(self, "__call__", self._self_caller(cache))  # noqa: B010 - type checkers know the method
+        return cache
+
+    def _self_call_first(self, /, *args: Any, **kwargs: Any) -> Any:
+        self._self_made()
+        return self(*args, **kwargs)
+
+    def _self_caller(self, cache: JobFunctionCache) -> Callable[..., Any]:
+        return cache.answer
 
     def _with_options(self, options: Mapping[str, Any]) -> Any:
         given = {**self._self_options, **options}
@@ -426,6 +448,8 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
 
         Modules pickled by value include all that are in a package of that name.
         """
+        from ._keys.names import is_in
+
         if not is_in(self.__module__, {"__main__", *modules_by_value}) and _is_found_by_name(self):
             return _find_by_name, (self.__module__, self.__qualname__)
         return type(self), (self.__wrapped__, self._self_portable_options())
@@ -446,6 +470,52 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
         directory = os.fspath(cache_directory(self._self_cache.cache_dir))
         options = {name: value for name, value in self._self_options.items() if name not in _OF_EXECUTOR}
         return {**options, "cache_dir": directory, "executor": Executors.SERIAL}
+
+
+class _AwaitedCalls(CachedCalls[..., Any]):
+    """The methods that differ for coroutine functions, bound or not."""
+
+    __slots__ = ()
+
+    def refresh(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Compute a call again and replace the stored result. Await the value."""
+        return self._self_cache.coroutine(self._with_bound(args), kwargs, fresh=True)
+
+    def map(self, *iterables: Any, ordered: bool = True, buffersize: int | None = None) -> Any:
+        """Return an asynchronous iterator over the values for the arguments in the iterables."""
+        from ._sweeps.bulk import stream_in_loop  # slow to import
+
+        return stream_in_loop(
+            self._self_cache, iterables, self._with_bound, ordered=ordered, buffersize=buffersize
+        )
+
+
+class BoundCachedCoroutineFunction(_AwaitedCalls, BoundCachedFunction[..., Any]):
+    """A cached coroutine function bound to an instance or a class."""
+
+    __doc__ = FunctionDoc(__doc__)
+    __annotations__ = FunctionAnnotations()
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        return self._self_cache.coroutine(self._with_bound(args), kwargs)
+
+
+class CachedCoroutineFunction(_AwaitedCalls, CachedFunction[..., Any]):
+    """A coroutine function whose results are remembered."""
+
+    __doc__ = FunctionDoc(__doc__)
+    __annotations__ = FunctionAnnotations()
+    __bound_function_wrapper__ = BoundCachedCoroutineFunction  # type: ignore[assignment]  # P and R are any
+
+    def _self_caller(self, cache: JobFunctionCache) -> Callable[..., Any]:
+        return lambda *args, **kwargs: cache.coroutine(args, kwargs)
+
+
+# The mark that `inspect.iscoroutinefunction` looks for in objects that aren't functions, from Python 3.12 on. Its name
+# is private and varies between versions, so it is copied from a marked function.
+_mark = getattr(inspect, "markcoroutinefunction", None)
+for _name, _value in () if _mark is None else vars(_mark(lambda: None)).items():
+    setattr(_AwaitedCalls, _name, _value)
 
 
 _OF_EXECUTOR = frozenset({"timeout", *(field.name for field in fields(PoolOptions))})
@@ -477,6 +547,8 @@ def _reduced(function: CachedFunction[..., Any], cloudpickle: Mapping[str, Any] 
         return (make, args) if make is _find_by_name else (_arrived, (*args, *_keyed(function, by_value)))
     if _is_found_by_name(function):
         return _find_by_name, (function.__module__, function.__qualname__)
+    import pickle
+
     from ._executors.pickling import dumps  # slow to import
 
     return pickle.loads, (dumps(function),)
@@ -484,6 +556,9 @@ def _reduced(function: CachedFunction[..., Any], cloudpickle: Mapping[str, Any] 
 
 def _keyed(function: CachedFunction[..., Any], by_value: Collection[str]) -> tuple[Any, ...]:
     """Return the class of the function, and what its keys in another process need besides its code."""
+    from ._keys.code_check import code_check_for
+    from ._keys.names import is_in, main_name
+
     plain = function.cache.function
     outermost = getattr(plain, "__qualname__", "").partition(".")[0]
     owner = getattr(plain, "__globals__", {}).get(outermost)
@@ -501,6 +576,9 @@ def _arrived(
     owner: type | None,
 ) -> CachedFunction[..., Any]:
     """Make a cached function that cloudpickle has brought, so that its keys are those of the sender."""
+    from ._keys.code import CLOUDPICKLED, accept_code_info
+    from ._keys.names import adopt_main_name
+
     program = vars(sys.modules["__main__"])
     if not any(getattr(type(value), "_bencher_job_cached", False) for value in list(program.values())):
         adopt_main_name(main)  # this process works for the sender, and has no functions of its own

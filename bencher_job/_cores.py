@@ -134,19 +134,6 @@ class InnerThreads(NamedTuple):
         os.environ.update(self.variables)
         _limits.apply(self)
 
-    @contextmanager
-    def taken_for_a_job(self) -> Iterator[None]:
-        """Limit this process to these threads for one job."""
-        before, variables = _taken, {name: os.environ.get(name) for name in self.variables}
-        self.take()
-        try:
-            yield
-        finally:
-            for name, value in variables.items():
-                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-            if before is not None:
-                before.take()
-
 
 _taken: InnerThreads | None = None
 """The share of this process if it is a worker."""

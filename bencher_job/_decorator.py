@@ -7,8 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
-from ._cached_function import CachedFunction
-from ._coroutines import CachedCoroutineFunction
+from ._cached_function import CachedCoroutineFunction, CachedFunction
 from ._loops import is_coroutine_function
 from ._options import DecoratorArguments, accept, checked, shows_options
 

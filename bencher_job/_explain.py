@@ -10,37 +10,30 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ._errors import BencherJobError, warn_caller
 from ._keys import KEY_VERSION, FunctionVersion, Identity, StoredFunctionVersion
 from ._keys.hashing import WITH_CODE, join_key
 from ._record import Record, shown_arguments
-from ._stores import Entry, Found, Gone, History, Keyed, Miss, Store
+from ._stores import Entry, Gone, History, Keyed, Miss, Store
 from ._text import arguments_text, counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 __all__ = [
-    "NOT_IN_KEY",
-    "ArgumentChange",
     "Cause",
-    "CodeChange",
     "Differences",
     "EarlierVersions",
     "Explanation",
     "adopt",
-    "argument_changes",
-    "code_changes",
     "differences",
-    "distribution_changes",
     "distributions_of",
     "explain",
-    "is_same_code",
 ]
 
 
@@ -48,36 +41,19 @@ NOT_IN_KEY: Final = "not in the key"
 """Replaces the version of a distribution that is not part of the key."""
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{16}|not tracked")
-_MISSING: Final = object()
 
 
-def code_changes(before: StoredFunctionVersion, now: StoredFunctionVersion) -> tuple[CodeChange, ...]:
-    """List the functions, classes and globals that changed, with diffs of their source."""
-    return tuple(
-        CodeChange(name, _kind(old, new), _diff(name, before.sources.get(name), now.sources.get(name)))
-        for name, old, new in _changed(before, now)
-        if _is_code(old, new)
-    )
-
-
-def distribution_changes(
-    before: StoredFunctionVersion, now: StoredFunctionVersion
-) -> tuple[tuple[str, str, str], ...]:
-    """List the distributions whose versions changed: name, version then, version now."""
-    return tuple(
-        (name, old or NOT_IN_KEY, new or NOT_IN_KEY)
-        for name, old, new in _changed(before, now)
-        if not _is_code(old, new)
-    )
-
-
-class Differences(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Differences:
     """How two versions of a function differ."""
 
-    code_changed: tuple[CodeChange, ...]
-    distributions_changed: tuple[tuple[str, str, str], ...]
-    version_changed: tuple[str, str] | None
-    parameters_changed: tuple[tuple[str, ...], tuple[str, ...]] | None
+    code_changed: tuple[CodeChange, ...] = ()
+    distributions_changed: tuple[tuple[str, str, str], ...] = ()
+    """Installed distributions in the key whose version changed: name, version then, version now."""
+    version_changed: tuple[str, str] | None = None
+    """The earlier `version` option, and the present one."""
+    parameters_changed: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    """The parameters that entered the earlier key, and those that do now."""
 
     def facts(self) -> Iterator[str]:
         """The details, one line each."""
@@ -93,22 +69,32 @@ class Differences(NamedTuple):
 
 def differences(before: StoredFunctionVersion, now: StoredFunctionVersion) -> Differences:
     """Compare two versions of a function."""
+    changed = list(_changed(before, now))
     return Differences(
-        () if before.fingerprint == now.fingerprint else code_changes(before, now),
-        distribution_changes(before, now),
-        None if before.version == now.version else (before.version, now.version),
-        None if before.parameters == now.parameters else (before.parameters, now.parameters),
+        code_changed=tuple(
+            CodeChange(
+                name,
+                "new" if old is None else "gone" if new is None else "changed",
+                _diff(name, before.sources.get(name, ""), now.sources.get(name, "")),
+            )
+            for name, old, new in changed
+            if _is_code(old, new)
+        ),
+        distributions_changed=tuple(
+            (name, old or NOT_IN_KEY, new or NOT_IN_KEY)
+            for name, old, new in changed
+            if not _is_code(old, new)
+        ),
+        version_changed=None if before.version == now.version else (before.version, now.version),
+        parameters_changed=None
+        if before.parameters == now.parameters
+        else (before.parameters, now.parameters),
     )
 
 
 def distributions_of(version: StoredFunctionVersion) -> dict[str, str]:
     """Return the installed distributions that the code of a version names, with their versions."""
     return {name: shown for name, shown in version.manifest.items() if not _is_code(shown, None)}
-
-
-def is_same_code(before: StoredFunctionVersion, now: StoredFunctionVersion) -> bool:
-    """Whether only versions of distributions differ."""
-    return not any(_is_code(old, new) for _, old, new in _changed(before, now))
 
 
 def _changed(
@@ -124,21 +110,13 @@ def _is_code(old: str | None, new: str | None) -> bool:
     return all(_DIGEST.fullmatch(shown) for shown in (old, new) if shown is not None)
 
 
-def _kind(old: str | None, new: str | None) -> str:
-    if old is None:
-        return "new"
-    return "gone" if new is None else "changed"
-
-
-def _diff(name: str, before: str | None, now: str | None) -> str:
-    if before == now or (before is None and now is None):
-        return ""
+def _diff(name: str, before: str, now: str) -> str:
     import difflib  # slow to import, and rarely needed
 
-    lines = difflib.unified_diff(
-        (before or "").splitlines(), (now or "").splitlines(), f"{name}, then", f"{name}, now", lineterm=""
+    lines = before.splitlines(), now.splitlines()
+    return "\n".join(
+        difflib.unified_diff(*lines, fromfile=f"{name}, then", tofile=f"{name}, now", lineterm="")
     )
-    return "\n".join(lines)
 
 
 def argument_changes(
@@ -152,37 +130,32 @@ def argument_changes(
     Where all look the same, list those that a record shows as a short text, or of these the ones with an attribute
     that differs. `attributes` maps attribute paths to digests, of the earlier call and of this one.
     """
-    differing = _differing(*attributes)
-    names = [name for name in {**now, **before} if name.partition(".")[0] not in ignored]
-    changed = [name for name in names if not _are_same(before.get(name, _MISSING), now.get(name, _MISSING))]
-    if not changed:
-        changed = [name for name in names if name in differing]
-        changed = changed or [name for name in names if isinstance(now[name], str)]
+    then, seen = attributes
+    paths = [path for path in {**seen, **then} if then.get(path) != seen.get(path)] if then and seen else []
+    looks_then, looks_now = _looks(before, ignored), _looks(now, ignored)
+    names = {**looks_now, **looks_then}
+    changed = [name for name in names if looks_then.get(name) != looks_now.get(name)]
+    changed = changed or [name for name in names if any(path.startswith(f"{name}.") for path in paths)]
+    changed = changed or [name for name in names if isinstance(now[name], str)]
+    absent = ArgumentChange.ABSENT
     return tuple(
         ArgumentChange(
             name,
-            before.get(name, ArgumentChange.ABSENT),
-            now.get(name, ArgumentChange.ABSENT),
-            tuple(differing.get(name, ())),
+            before.get(name, absent),
+            now.get(name, absent),
+            tuple(sorted(path.removeprefix(f"{name}.") for path in paths if path.startswith(f"{name}."))),
         )
         for name in changed
     )
 
 
-def _differing(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict[str, list[str]]:
-    """List the differing attributes by argument; empty where the attributes of one call are unknown."""
-    differing: dict[str, list[str]] = {}
-    if before and now:
-        for path in sorted(before.keys() | now.keys()):
-            if before.get(path) != now.get(path):
-                argument, _, attribute = path.partition(".")
-                differing.setdefault(argument, []).append(attribute)
-    return differing
-
-
-def _are_same(before: object, now: object) -> bool:
-    # The repr of floats distinguishes the sign of zero, and NaN equals itself.
-    return type(before) is type(now) and repr(before) == repr(now)
+def _looks(arguments: Mapping[str, Any], ignored: Collection[str]) -> dict[str, tuple[type, str]]:
+    """Return type and repr of each argument. The repr of a float has the sign of zero, and NaN equals itself."""
+    return {
+        name: (type(value), repr(value))
+        for name, value in arguments.items()
+        if name.partition(".")[0] not in ignored
+    }
 
 
 class Cause(StrEnum):
@@ -221,7 +194,7 @@ class ArgumentChange:
     """The attributes that differ, as far as those of the other call are kept."""
 
     def __str__(self) -> str:
-        if _are_same(self.before, self.now):
+        if repr(self.before) == repr(self.now):
             attributes = " and ".join(f"{self.name}.{attribute}" for attribute in self.attributes)
             change = "its value or the code of its class differs"
             if attributes:
@@ -248,7 +221,7 @@ class CodeChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+class Explanation(Differences):
     """Why a call is a hit, or would be a miss. `print` it, or show it in a notebook."""
 
     key: str
@@ -265,14 +238,7 @@ class Explanation:
     reason: str = ""
     """What is wrong with an entry that is damaged or can't be read."""
     arguments_changed: tuple[ArgumentChange, ...] = ()
-    code_changed: tuple[CodeChange, ...] = ()
-    distributions_changed: tuple[tuple[str, str, str], ...] = ()
-    """Installed distributions in the key whose version changed: name, version then, version now."""
-    version_changed: tuple[str, str] | None = None
-    """The `version` option of the nearest entry, and the present one."""
-    parameters_changed: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-    """The parameters that entered the key of the nearest entry, and those that do now."""
-    untracked: tuple[str, ...] = field(default=())
+    untracked: tuple[str, ...] = ()
     """Globals that the function reads but that can't be part of the key, so their changes go unnoticed."""
 
     @property
@@ -296,14 +262,16 @@ class Explanation:
             own = self.record.key == self.key
             yield f"{'computed' if own else 'nearest entry: computed'} {_run_text(self.record)}"
         yield from map(str, self.arguments_changed)
-        yield from Differences(
-            self.code_changed, self.distributions_changed, self.version_changed, self.parameters_changed
-        ).facts()
+        yield from Differences.facts(self)
         if self.untracked:
             yield f"not tracked: {', '.join(self.untracked)}"
 
+    @property
+    def _diffs(self) -> list[str]:
+        return [change.diff for change in self.code_changed if change.diff]
+
     def __str__(self) -> str:
-        diffs = "".join(f"\n\n{change.diff}" for change in self.code_changed if change.diff)
+        diffs = "".join(f"\n\n{diff}" for diff in self._diffs)
         return "\n  ".join((self.headline, *self.facts())) + diffs
 
     __repr__ = __str__
@@ -315,11 +283,7 @@ class Explanation:
         from rich.text import Text
 
         head = Text(self.headline, style="bold green" if self.is_hit else "bold yellow")
-        diffs = [
-            Syntax(change.diff, "diff", background_color="default")
-            for change in self.code_changed
-            if change.diff
-        ]
+        diffs = [Syntax(diff, "diff", background_color="default") for diff in self._diffs]
         return Group(head, *(Text("  " + fact) for fact in self.facts()), *diffs)
 
     def _repr_html_(self) -> str:
@@ -328,9 +292,7 @@ class Explanation:
         colour = "#1a7f37" if self.is_hit else "#9a6700"
         facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in self.facts())
         diffs = "".join(
-            f"<pre style='margin:0.5em 0'>{_coloured(html.escape(change.diff))}</pre>"
-            for change in self.code_changed
-            if change.diff
+            f"<pre style='margin:0.5em 0'>{_coloured(html.escape(diff))}</pre>" for diff in self._diffs
         )
         return f"<div><b style='color:{colour}'>{html.escape(self.headline)}</b><ul>{facts}</ul>{diffs}</div>"
 
@@ -357,14 +319,6 @@ for _public in (Cause, Explanation):  # the package imports them on first use
 ENTRIES_COMPARED: Final = 2000
 """How many of the latest entries of a function version are searched for the nearest."""
 
-_GONE: Final = {
-    "cleared": Cause.CLEARED,
-    "forgotten": Cause.FORGOTTEN,
-    "evicted": Cause.EVICTED,
-    "expired": Cause.EXPIRED,
-    "damaged": Cause.DAMAGED,
-}
-
 
 def explain(
     store: Store,
@@ -390,24 +344,34 @@ def explain(
         cause=Cause.FIRST_CALL,
         untracked=current.fingerprint.untracked,
     )
-    history = store.history
-    found = history.examine(key)
+    found = store.history.examine(key)
     if isinstance(found, Gone):
-        return replace(plain, cause=_GONE[found.reason], at=found.at)
+        return replace(plain, cause=Cause[found.reason.upper()], at=found.at)
     if found is not None:
-        return replace(plain, cause=_cause_of(found), record=found.record, reason=found.damage)
-    nearest = _nearest(history, bound, current, shown, ignored)
+        damaged = Cause.UNREADABLE if found.may_be_whole else Cause.DAMAGED
+        cause = damaged if found.damage else Cause.HIT
+        return replace(plain, cause=cause, record=found.record, reason=found.damage)
+    nearest = _nearest(store.history, bound, current, shown, ignored)
     if nearest is None:
         return plain
     before, other = nearest
+    now = current.as_stored()
+    differing = differences(before, now)
+    if before.key_version != now.key_version:
+        cause = Cause.LIBRARY
+    elif before.fingerprint != now.fingerprint:
+        is_library = differing.distributions_changed and not differing.code_changed
+        cause = Cause.DISTRIBUTION if is_library else Cause.CODE
+    elif before.parameters != now.parameters:
+        cause = Cause.PARAMETERS
+    else:
+        cause = Cause.ARGUMENTS if before.prefix == now.prefix else Cause.VERSION
     seen = attributes.get(other.record.key) or other.attributes, attributes.get(key, {})
-    return _compared(plain, before, other.record, current.as_stored(), ignored, seen)
-
-
-def _cause_of(found: Found) -> Cause:
-    if not found.damage:
-        return Cause.HIT
-    return Cause.UNREADABLE if found.may_be_whole else Cause.DAMAGED
+    changed = argument_changes(other.record.arguments, shown, ignored, seen)
+    if cause is not Cause.ARGUMENTS and all(str(change.before) == str(change.now) for change in changed):
+        changed = ()
+    details = {each.name: getattr(differing, each.name) for each in fields(differing)}
+    return replace(plain, cause=cause, record=other.record, arguments_changed=changed, **details)
 
 
 def _nearest(
@@ -429,46 +393,14 @@ def _nearest(
     if not latest:  # removed since the versions were listed
         return None
 
+    looks = _looks(arguments, ignored).items()
+
     def likeness(keyed: Keyed) -> tuple[int, int]:
         """Rank by equal arguments, then by how few arguments there are that the call lacks, such as a repeat."""
-        others, equal = keyed.record.arguments, 0
-        for name, value in others.items():
-            other = arguments.get(name, _MISSING)
-            equal += name.partition(".")[0] not in ignored and _are_same(value, other)
-        return equal, -len(others.keys() - arguments.keys())
+        others = keyed.record.arguments
+        return len(looks & _looks(others, ignored).items()), -len(others.keys() - arguments.keys())
 
     return chosen, max(latest, key=likeness)
-
-
-def _compared(
-    explanation: Explanation,
-    before: StoredFunctionVersion,
-    record: Record,
-    now: StoredFunctionVersion,
-    ignored: Collection[str],
-    attributes: tuple[Mapping[str, bytes], Mapping[str, bytes]],
-) -> Explanation:
-    differing = differences(before, now)
-    if before.key_version != now.key_version:
-        cause = Cause.LIBRARY
-    elif before.fingerprint != now.fingerprint:
-        is_library = differing.distributions_changed and not differing.code_changed
-        cause = Cause.DISTRIBUTION if is_library else Cause.CODE
-    elif before.parameters != now.parameters:
-        cause = Cause.PARAMETERS
-    elif before.prefix != now.prefix:
-        cause = Cause.VERSION
-    else:
-        cause = Cause.ARGUMENTS
-    changed = argument_changes(record.arguments, explanation.arguments, ignored, attributes)
-    differ = cause is Cause.ARGUMENTS or any(str(change.before) != str(change.now) for change in changed)
-    return replace(
-        explanation,
-        cause=cause,
-        record=record,
-        arguments_changed=changed if differ else (),
-        **differing._asdict(),
-    )
 
 
 ENTRIES_AT_ONCE: Final = 200
@@ -481,51 +413,36 @@ class EarlierVersions:
     def __init__(self, store: Store, current: FunctionVersion) -> None:
         self.current = current
         self._store = store
-        now, history = current.as_stored(), store.history
-        known = history.versions(current.function, unused=True)
-        self._upgrades = [
-            (past, ", ".join(upgraded))
-            for past in known
-            if _is_same_but_for_libraries(past, now) and (upgraded := _upgraded(past, now))
-        ]
-        self._is_new = bool(self._upgrades) and all(past.prefix != current.prefix for past in known)
-
-    def __bool__(self) -> bool:
-        return bool(self._upgrades)
+        now = current.as_stored()
+        known = store.history.versions(current.function, unused=True)
+        self._upgrades = [(past, upgraded) for past in known if (upgraded := _upgraded(past, now))]
 
     def warning(self, bound: bytes) -> str | None:
-        """Return a warning if an earlier version has the result of this miss, or if there are no newer results yet."""
+        """Return a warning if an earlier version has the result of this miss."""
         if bound.startswith(WITH_CODE):  # its key can't be translated
             return None
         current, store = self.current, self._store
         for past, upgraded in self._upgrades:
-            if self._is_new:
-                has_some = any(store.history.of_version(current.function, prefix=past.prefix, limit=1))
-            else:
-                has_some = store.has(join_key(bound, past.prefix))
-            if has_some and not store.has(join_key(bound, current.prefix)):
-                latest = _latest(_earlier_versions(store, current), current)
-                which = "" if latest is None or latest.prefix == past.prefix else repr(past.fingerprint[:16])
+            if store.has(join_key(bound, past.prefix)):
+                latest = _earlier_versions(store, current)[0]
+                which = "" if latest.prefix == past.prefix else repr(past.fingerprint[:16])
                 return (
                     f"Results of {current.function} were computed with another version of a library, {upgraded}, so "
                     f"its jobs run again. To accept those results without computing, call "
                     f"{current.function.rpartition('.')[2]}.cache.adopt({which})."
                 )
-        self._is_new = False
         return None
 
 
-def _upgraded(past: StoredFunctionVersion, now: StoredFunctionVersion) -> list[str]:
-    return [
-        f"{name} {before} -> {after}"
-        for name, before, after in distribution_changes(past, now)
-        if NOT_IN_KEY not in {before, after}
-    ]
-
-
-def _is_same_but_for_libraries(past: StoredFunctionVersion, now: StoredFunctionVersion) -> bool:
+def _upgraded(past: StoredFunctionVersion, now: StoredFunctionVersion) -> str:
+    """Name the libraries that were upgraded; empty if something else differs, too."""
     alike = past.key_version, past.version, past.parameters
-    return alike == (now.key_version, now.version, now.parameters) and is_same_code(past, now)
+    if alike != (now.key_version, now.version, now.parameters):
+        return ""
+    changed = list(_changed(past, now))
+    if any(_is_code(before, after) for _, before, after in changed):
+        return ""
+    return ", ".join(f"{name} {before} -> {after}" for name, before, after in changed if before and after)
 
 
 def adopt(store: Store, current: FunctionVersion, fingerprint: str | None, *, dry_run: bool = False) -> int:
@@ -539,6 +456,7 @@ def adopt(store: Store, current: FunctionVersion, fingerprint: str | None, *, dr
     past = _earlier(store, current, fingerprint)
     if past is None:
         return 0
+    _check_translatable(past, current)
     found = list(store.history.of_version(current.function, prefix=past.prefix))
     plain = [keyed for keyed in found if not keyed.bound.startswith(WITH_CODE)]
     if len(plain) < len(found):
@@ -561,39 +479,26 @@ def _earlier(store: Store, current: FunctionVersion, fingerprint: str | None) ->
     if fingerprint is not None:
         named = [past for past in earlier if past.fingerprint.startswith(fingerprint)]
         if len({past.fingerprint for past in named}) != 1:
+            listed = ", ".join(past.fingerprint[:16] for past in earlier) or "none"
             raise BencherJobError(
                 f"fingerprint={fingerprint!r} matches {'several earlier versions' if named else 'no earlier version'} "
-                f"of {current.function} with entries. Use one of: {_listed(earlier)}."
+                f"of {current.function} with entries. Use one of: {listed}."
             )
         earlier = named
-    past = _latest(earlier, current)
-    if past is not None:
-        _check_translatable(past, current)
-    return past
+    return next(iter(earlier), None)
 
 
 def _earlier_versions(store: Store, current: FunctionVersion) -> list[StoredFunctionVersion]:
+    """Return versions of other code, the latest first, and before all others those of the same `version`."""
     present = current.fingerprint.digest.hex()
-    return [past for past in store.history.versions(current.function) if past.fingerprint != present]
-
-
-def _latest(earlier: list[StoredFunctionVersion], current: FunctionVersion) -> StoredFunctionVersion | None:
-    same_version = [past for past in earlier if past.version == current.version]
-    return next(iter(same_version or earlier), None)
-
-
-def _listed(versions: list[StoredFunctionVersion]) -> str:
-    return ", ".join(past.fingerprint[:16] for past in versions) or "none"
+    earlier = [past for past in store.history.versions(current.function) if past.fingerprint != present]
+    return sorted(earlier, key=lambda past: past.version != current.version)
 
 
 def _check_translatable(past: StoredFunctionVersion, current: FunctionVersion) -> None:
     for what, before, now in (
         ("its version", past.version or "none", current.version or "none"),
-        (
-            "the list of parameters in the key",
-            ", ".join(past.parameters),
-            ", ".join(current.parameters),
-        ),
+        ("the list of parameters in the key", *map(", ".join, (past.parameters, current.parameters))),
         ("the key version", past.key_version, KEY_VERSION),
     ):
         if before != now:

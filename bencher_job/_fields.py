@@ -10,11 +10,11 @@ import copy
 import dataclasses
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
-__all__ = ["IS_PATH", "fields_of", "flat", "replaced"]
+__all__ = ["IS_PATH", "fields_of", "flat", "of_configs", "replaced"]
 
 
 MOST_FIELDS: Final = 100
@@ -185,3 +185,14 @@ def _validated(model: Any, name: str, new: object) -> Any:
         if isinstance(alias := field.validation_alias, str):
             given[alias] = given.pop(each)
     return cls.model_validate(given)
+
+
+def of_configs(names: Iterable[str]) -> list[str]:
+    """Return the names of configs and of their fields among the names of shown arguments.
+
+    >>> of_configs(["cfg", "cfg.lr", "seed"])
+    ['cfg', 'cfg.lr']
+    """
+    names = [*names]
+    configs = {name.partition(".")[0] for name in names if "." in name}
+    return [name for name in names if name.partition(".")[0] in configs]

@@ -1,12 +1,90 @@
-"""Make folders and files that only their owner can read, even while other processes make or remove them."""
+"""Check the names of files and folders in a store, and make private ones.
+
+A name comes from a row, an archive or a request. `path_of` is the only way from it to a path: a database can hold any
+text, so a name that this library would not make counts as damage and is never used as a path.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
+from enum import Enum
+from pathlib import Path
 from typing import Final
 
-__all__ = ["make_private", "owner_only"]
+from ._processes import PROCESS_NAME
+
+__all__ = [
+    "DAMAGED_FOLDER",
+    "MEDIA_FOLDER",
+    "ForeignName",
+    "NameOf",
+    "checked",
+    "make_private",
+    "owner_only",
+    "path_of",
+]
+
+MEDIA_FOLDER: Final = "media"
+"""Name of the folder in a store's folder that holds the run folders."""
+
+DAMAGED_FOLDER: Final = "damaged"
+"""Name of the folder in a store's folder that holds quarantined files."""
+
+_PART: Final = r"(?!\.{1,2}(?:/|\Z))[^/\0]+"
+
+
+class ForeignName(ValueError):
+    """A name that this library would not give to a file or folder of its kind."""
+
+
+class NameOf(Enum):
+    """A kind of name: the folder that it lies in, and the regular expression that it matches."""
+
+    VALUE_FILE = (
+        "",
+        rf"[0-9a-f]{{2}}/[0-9a-f]{{2}}/[\w-]{{1,64}}(\.(?P<process>{PROCESS_NAME}))?\.val(\.part)?",
+    )
+    """Relative to the store's folder."""
+    RUN_FOLDER = (MEDIA_FOLDER, rf"[0-9a-f]{{16}}\.(?P<process>{PROCESS_NAME})\.[0-9]{{1,20}}")
+    """Relative to the media folder: a digest of the key, the process, and a number."""
+    QUARANTINE = (DAMAGED_FOLDER, r"[0-9]{1,20}")
+    """Relative to the quarantine folder: the time in nanoseconds."""
+    RUN_FILE = ("", rf"{_PART}(?:/{_PART})*")
+    """Relative to a run folder, and inside it."""
+
+    def __init__(self, folder: str, pattern: str) -> None:
+        self.folder = folder
+        self.pattern = re.compile(pattern, re.ASCII)
+
+    def match(self, name: object) -> re.Match[str] | None:
+        """Match a name of this kind, or return None."""
+        return self.pattern.fullmatch(name) if isinstance(name, str) else None
+
+
+def checked(kind: NameOf, name: object) -> str:
+    """Return the name if it is valid.
+
+    Raises:
+        ForeignName: when it isn't a name of this kind, and could lead anywhere.
+    """
+    if kind.match(name) is None:
+        what = kind.name.lower().replace("_", " ")
+        raise ForeignName(f"it names the {what} {name!a:.200}, and no {what} has such a name")
+    return str(name)
+
+
+def path_of(directory: Path, kind: NameOf, name: object) -> Path:
+    """Return the path of a name in a store's folder, or of a file in a run folder.
+
+    Raises:
+        ForeignName: when it isn't a name of this kind.
+    """
+    return directory / kind.folder / checked(kind, name)
+
+
+# Folders and files that only their owner can read, even while other processes make or remove them
 
 _ATTEMPTS: Final = 100
 """How often to try to make a folder that other processes keep removing."""
@@ -35,7 +113,7 @@ def _is_no_folder(path: str) -> bool:
     try:
         return not stat.S_ISDIR(os.stat(path).st_mode)
     except OSError:
-        return False
+        return os.path.islink(path)  # that leads nowhere
 
 
 def owner_only(path: str, flags: int) -> int:

@@ -12,34 +12,31 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
 from marshal import dumps
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Unpack, cast
 
 from . import _options
 from ._cache import FutureCache
+from ._context import is_inside
 from ._coordinator.commits import MOST_HITS_KEPT
 from ._coordinator.running import running_jobs
 from ._errors import warn_caller
 from ._future import JobFuture
-from ._inside import is_inside
 from ._job import ArgumentSnapshot, Job
 from ._keys import UNCHANGEABLE, FunctionVersion, Identity, JobKeys, qualified_name
 from ._keys.names import is_imported_copy
-from ._loops import caller, is_coroutine_function
+from ._loops import Caller, caller, is_coroutine_function
 from ._options import (
-    ExecutorName,
-    Executors,
+    AnyExecutor,
     FunctionCacheArguments,
     Options,
     RunOptions,
-    StartsExecutor,
     StoreOptions,
-    Submits,
     accept,
     shows_options,
 )
@@ -175,7 +172,7 @@ class JobFunctionCache(FutureCache):
         self,
         function: Callable[..., Any],
         overwrite: bool = RunOptions.overwrite,
-        executor: Executors | ExecutorName | Submits | StartsExecutor = RunOptions.executor,
+        executor: AnyExecutor = RunOptions.executor,
         cache_name: str = StoreOptions.cache_name,
         tag_index: bool = StoreOptions.tag_index,
         size_limit: int = StoreOptions.size_limit,
@@ -269,6 +266,40 @@ class JobFunctionCache(FutureCache):
         if not keys.is_ready or keys.reads_files or len(args) + len(kwargs) > MOST_ARGUMENTS:
             return False
         return all(map(_is_small, args)) and all(map(_is_small, kwargs.values()))
+
+    def coroutine(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, fresh: bool = False
+    ) -> Coroutine[Any, Any, Any]:
+        """Make the coroutine of a call; with `fresh` the function runs again and its result replaces the stored one.
+
+        Cancelling one caller leaves the others waiting. Cancelling the last one cancels the run, and waits for its end.
+
+        Raises:
+            TypeError: when the arguments don't fit the function, unless its code has not been read yet.
+        """
+        if self.keys.is_ready:
+            self.keys.binder.bind(*args, **kwargs)
+        coroutine = self._awaited(args, kwargs, fresh=fresh)
+        coroutine.__qualname__ = self.name  # type: ignore[attr-defined]  # for Python's warning of a missing await
+        return coroutine
+
+    async def _awaited(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, fresh: bool) -> Any:
+        answer = Unanswered(args, kwargs) if fresh else self.answer(*args, **kwargs)
+        if type(answer) is not Unanswered:
+            return answer
+        identity = None
+        if self.makes_quick_keys(args, kwargs):
+            identity = self.keys.identity(args, kwargs)
+            value = MISS if fresh else self.recall_call(identity, answer.call)
+            if value is not MISS:
+                return value
+        else:
+            args, kwargs = self.held(args, kwargs)
+        asker = cast("Caller", caller())
+        future = self.send_for(
+            lambda: self.job(args, kwargs, identity), asker, of_coroutine=True, fresh=fresh
+        )
+        return await future.value_or_end()
 
     def value(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: bytes | None = None) -> Any:
         """Return the value of a call, stored or computed. A hit makes the bytes of `call` known."""
@@ -466,3 +497,6 @@ class JobFunctionCache(FutureCache):
         known = {each[:2] for each in function.versions}
         known.update((each.record.fingerprint, each.record.version) for each in failed)
         return known - self._versions("current", self.name)
+
+
+JobFunctionCache.__module__ = "bencher_job"  # the package imports it on first use

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, MutableMapping
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import CancelledError, Future, InvalidStateError, wait
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from . import _text
+from ._context import refuse_inside
 from ._errors import BencherJobError, warn_caller
 from ._executors import error_text
-from ._inside import refuse_inside
 from ._job import Job
 from ._light_future import LightFuture
-from ._loops import await_in_thread, run_in_thread, until_ended
+from ._loops import SerialQueue, await_in_thread, run_in_thread, running_loop, until_ended
 
 if TYPE_CHECKING:
     import asyncio
     from asyncio import AbstractEventLoop
 
-__all__ = ["JobFuture", "Settles"]
+__all__ = ["JobFuture", "Settles", "SubmittedFuture"]
 
 
 R = TypeVar("R")
@@ -270,6 +271,17 @@ class JobFuture(LightFuture[R], Generic[R]):
             raise asyncio.CancelledError
         return self.result()
 
+    async def value_or_end(self) -> R:
+        """Await the value. If the last waiter of a run is cancelled, wait for the end of the run too."""
+        import asyncio
+
+        try:
+            await self.until_done()
+        except asyncio.CancelledError:
+            await self.end()
+            raise
+        return await self
+
     async def end(self) -> None:
         """Cancel the job from an event loop, and wait for the end of a run that this cancels."""
         await await_in_thread(self.cancel)  # which may end a process
@@ -296,6 +308,9 @@ class JobFuture(LightFuture[R], Generic[R]):
         return f"<JobFuture {state} of {self.job!r}>"
 
 
+JobFuture.__module__ = "bencher_job"  # the package imports it on first use
+
+
 def _wake(loop: AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
     """Wake a waiter in an event loop, from any thread."""
     try:
@@ -307,3 +322,93 @@ def _wake(loop: AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
 def _resolve_waiter(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
+
+
+class SubmittedFuture(JobFuture[R]):
+    """The future of a job that a thread makes and starts, so that nothing blocks an event loop.
+
+    An error on the way becomes its exception.
+    """
+
+    _begun: JobFuture[R] | None = None
+    _is_withdrawn = False
+    _cached = False
+
+    def __init__(
+        self,
+        make: Callable[[], Job],
+        begin: Callable[[Job], JobFuture[Any]],
+        serial_queue: SerialQueue,
+        runs_in: AbstractEventLoop | None,
+    ) -> None:
+        """Let a thread make a job and start it; `runs_in` is the event loop that the job runs in, if any."""
+        LightFuture.__init__(self)
+        self._lock, self._made, self._runs_in = threading.Lock(), LightFuture[Job](), runs_in
+        self._work = serial_queue.submit(lambda: self._run(make, begin))
+
+    def _run(self, make: Callable[[], Job], begin: Callable[[Job], JobFuture[Any]]) -> None:
+        try:
+            job = make()
+        except BaseException as problem:  # noqa: BLE001 - it becomes the future's exception
+            self._made.set_exception(problem)
+            self.fail(problem)
+            return
+        self._made.set_result(job)
+        try:
+            if not self._is_withdrawn:
+                begun = begin(job)
+                if self._note_begun(begun):
+                    self._cancel(begun)
+                begun.add_done_callback(self.follow)
+        except BaseException as problem:  # noqa: BLE001 - as above
+            self.fail(problem)
+
+    def _note_begun(self, begun: JobFuture[R]) -> bool:
+        with self._lock:
+            self._begun = begun
+            return self._is_withdrawn
+
+    def _cancel(self, begun: JobFuture[R]) -> bool:
+        is_cancelled = begun.cancel()
+        self.cancelled_run = begun.cancelled_run
+        return is_cancelled
+
+    def _withdraw(self) -> JobFuture[R] | None:
+        """Keep the job from starting. Return its future if it has started already."""
+        with self._lock:
+            self._is_withdrawn = self._is_withdrawn or self._begun is None
+            return self._begun
+
+    def _on_cancel(self, _: JobFuture[R], /) -> bool:
+        begun = self._withdraw()
+        return begun is None or self._cancel(begun)
+
+    @property
+    def job(self) -> Job:  # type: ignore[override]
+        """The job. Blocks until it is made."""
+        return self._made.result()
+
+    @property
+    def cached(self) -> bool:
+        """Whether the result was remembered. Blocks until it has been looked up, about as long as a hit takes."""
+        if not self.done():
+            wait([self._work])
+        return self._cached
+
+    @cached.setter
+    def cached(self, cached: bool) -> None:
+        self._cached = cached
+
+    def refuse_to_wait_here(self) -> None:
+        """Raise also in the event loop that runs the job, where waiting would deadlock."""
+        if self._runs_in is not None and not self.done() and running_loop() is self._runs_in:
+            raise BencherJobError(
+                f"{self.job!r} runs in this event loop, so waiting for it here would deadlock. Await the future."
+            )
+        super().refuse_to_wait_here()
+
+    async def end(self) -> None:
+        """Cancel the job once the thread is done with it, and wait for the end of a run that this cancels."""
+        self._withdraw()
+        await until_ended(self._work)
+        await super().end()

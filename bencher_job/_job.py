@@ -20,8 +20,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ._context import Surroundings, call_in
-from ._inside import runs_jobs
+from ._context import Surroundings, call_in, runs_jobs
 from ._keys import (
     FunctionVersion,
     Identity,
@@ -378,6 +377,9 @@ class Job:
         return f"<Job {self.job_id!r} of {name}, key {self.job_key[:12]}>"
 
 
+Job.__module__ = "bencher_job"  # the package imports it on first use
+
+
 def _unpickled(
     job_id: str,
     function: Callable[..., Any],
@@ -433,6 +435,9 @@ def run_job(job: Job) -> Any:
     """
     context = job_context(job.job_key, job.media_folder)
     return call_in(context, result_of, job, surroundings=job.surroundings)
+
+
+run_job.__module__ = "bencher_job"  # the package imports it on first use
 
 
 def result_of(job: Job) -> Any:

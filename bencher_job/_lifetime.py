@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from datetime import datetime
+from typing import Final, NamedTuple
 
 from ._errors import warn_caller
 from ._executors import error_text
@@ -13,6 +14,10 @@ from ._record import Record
 from ._stores import MISS, Hit, Miss, Store, StoreFailure, Use
 
 __all__ = ["Lifetime"]
+
+
+_warned: Final[set[tuple[str, datetime]]] = set()
+"""Entries on which `valid` has failed in this process."""
 
 
 class Lifetime(NamedTuple):
@@ -35,15 +40,17 @@ class Lifetime(NamedTuple):
         return self.ttl is None or abs(time.time() - ended) < self.ttl
 
     def is_valid(self, record: Record) -> bool:
-        """Whether `valid` accepts a record. If it raises, the answer is False, with a warning."""
+        """Whether `valid` accepts a record. If it raises, the answer is False, with a warning for each entry."""
         if self.valid is None:
             return True
         try:
             return bool(self.valid(record))
         except Exception as error:  # noqa: BLE001 - the caller's own function
-            warn_caller(
-                f"valid={self.valid!r} failed on {record}, so its job runs again: {error_text(error)}"
-            )
+            if (entry := (record.key, record.created)) not in _warned:  # a miss looks twice
+                _warned.add(entry)
+                warn_caller(
+                    f"valid={self.valid!r} failed on {record}, so its job runs again: {error_text(error)}"
+                )
             return False
 
     def fault(self, record: Record) -> str:

@@ -15,8 +15,8 @@ from concurrent.futures import Future
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
+from ._context import runs_jobs
 from ._errors import BencherJobError
-from ._inside import runs_jobs
 from ._processes import renew_after_fork
 
 if TYPE_CHECKING:
@@ -68,8 +68,6 @@ def caller() -> Caller | None:
 
 def is_coroutine_function(function: object) -> bool:
     """Whether the result of a function must be awaited."""
-    if type(function) is FunctionType and not function.__dict__:
-        return bool(function.__code__.co_flags & inspect.CO_COROUTINE)
     if inspect.iscoroutinefunction(function):
         return True
     # An object whose class has a coroutine function as `__call__`.

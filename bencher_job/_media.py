@@ -14,8 +14,7 @@ from typing import Final
 
 from . import _options
 from ._context import CURRENT, Context
-from ._folders import make_private
-from ._names import MEDIA_FOLDER, NameOf
+from ._folders import MEDIA_FOLDER, NameOf, make_private
 from ._processes import may_live, name_of
 
 __all__ = [
@@ -43,16 +42,13 @@ Finder = Callable[[str, str], str | None]
 FINDERS: Final[list[Finder]] = []
 """Functions that find a file of an entry by key and name, in the stores that this process has opened."""
 
-_NAMED: Final = re.compile(b"found_again")
-"""What the pickle of a value holds that holds a `MediaPath`."""
-
 _FINDER: Final[ContextVar[Finder | None]] = ContextVar("finder", default=None)
 """Finds files in the store whose entry is being unpickled."""
 
 
 def holds_paths(stream: bytes | bytearray | memoryview) -> bool:
     """Whether a pickle may hold a path that `gen_path` returned inside a job."""
-    return b"found_again" in stream if type(stream) is bytes else _NAMED.search(stream) is not None
+    return re.search(b"found_again", stream) is not None
 
 
 @contextmanager
@@ -122,6 +118,9 @@ def current_job_key() -> str | None:
     return CURRENT.get().key
 
 
+current_job_key.__module__ = "bencher_job"  # the package imports it on first use
+
+
 def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> str:
     """Return an absolute path for a file to write, a new one at each call. Makes the folder, not the file.
 
@@ -149,6 +148,9 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
         path = Path(current.folder, name)
     make_private(path.parent)
     return MediaPath.of(os.fspath(path), current.key, name) if name and current.key else os.fspath(path)
+
+
+gen_path.__module__ = "bencher_job"  # the package imports it on first use
 
 
 def run_folder(store: str | Path, key: str) -> str:

@@ -12,7 +12,6 @@ import re
 import stat
 from collections.abc import Iterator
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -92,6 +91,8 @@ def local_folder(directory: Path) -> Path:
     That is `<disk>/bencher_job-<user>/<digest of the folder>`, where the disk is $BENCHER_JOB_LOCAL_DIR, or the first
     of $TMPDIR, /var/tmp and /tmp that is local. The folder of the user is made, and belongs to no one else.
     """
+    from hashlib import sha256  # slow to import, and few caches lie on a network file system
+
     of_user = _folder_of_user(os.environ.get(LOCAL_FOLDER_VARIABLE, ""), os.environ.get("TMPDIR", ""))
     return of_user / sha256(os.fsencode(os.path.realpath(directory))).hexdigest()[:16]
 

@@ -4,7 +4,7 @@
     JobFunctionCache, FutureCache -> Options.of(given): KeyOptions, StoreOptions, RunOptions, PoolOptions
 
 To add an option, add a row to one of the four groups and its type to the arguments above them, describe it in the
-docstring of `cached_job`, and use it.
+docstring of `cached_job` and in docs/reference/options.md, and use it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from enum import auto
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import (
@@ -35,8 +35,6 @@ from typing import (
     get_args,
 )
 
-from strenum import StrEnum
-
 from ._cores import InnerThreads, cores
 from ._errors import BencherJobError, JobTimeout, WorkerLost
 from ._mounts import is_shared, local_folder
@@ -44,31 +42,28 @@ from ._record import Record
 from ._text import did_you_mean, is_writable
 
 __all__ = [
+    "CHECKED_ALONE",
     "MAKERS",
     "OPTIONS",
+    "AnyExecutor",
     "CacheArguments",
     "CallArguments",
     "CodeScope",
     "DecoratorArguments",
-    "ExecutorName",
     "Executors",
     "FunctionCacheArguments",
     "KeyOptions",
     "Limits",
     "Options",
     "PoolOptions",
-    "RetryOn",
     "RunOptions",
-    "StartsExecutor",
     "StoreOptions",
-    "Submits",
     "accept",
     "cache_directory",
     "caching_is_on",
     "check_text",
     "checked",
     "follow_override",
-    "is_overridden",
     "override",
     "override_cache_directory",
     "required_parameters",
@@ -93,22 +88,22 @@ class Executors(StrEnum):
     <Executors.MULTIPROCESSING: 'MULTIPROCESSING'>
     """
 
-    SERIAL = auto()
+    SERIAL = "SERIAL"
     """In the calling thread."""
 
-    THREADS = auto()
+    THREADS = "THREADS"
     """In threads of this process, for functions that release the GIL or wait for I/O."""
 
-    MULTIPROCESSING = auto()
+    MULTIPROCESSING = "MULTIPROCESSING"
     """In processes of this machine."""
 
-    SCOOP = auto()
+    SCOOP = "SCOOP"
     """In the workers of a program started by `python -m scoop`, on one or many machines."""
 
-    RAY = auto()
+    RAY = "RAY"
     """On a Ray cluster. `Ray(...)` has the options."""
 
-    SLURM = auto()
+    SLURM = "SLURM"
     """In workers that Slurm starts. `Slurm(...)` has the options."""
 
     @classmethod
@@ -127,6 +122,9 @@ class Executors(StrEnum):
         return None if make is None else make()
 
 
+Executors.__module__ = "bencher_job"  # the package imports it on first use
+
+
 MAKERS: Final[dict[Executors, Callable[[], concurrent.futures.Executor]]] = {}
 """The function that makes each member's executor. The package fills it, because it may import the engines."""
 
@@ -137,18 +135,8 @@ CodeScope = Literal["deep", "own", "none"]
 """How far a walk goes: everywhere, only to the function's defaults and closure variables, or nowhere."""
 
 ExecutorName = Literal[
-    "serial",
-    "SERIAL",
-    "threads",
-    "THREADS",
-    "multiprocessing",
-    "MULTIPROCESSING",
-    "scoop",
-    "SCOOP",
-    "slurm",
-    "SLURM",
-    "ray",
-    "RAY",
+    "serial", "SERIAL", "threads", "THREADS", "multiprocessing", "MULTIPROCESSING", "scoop", "SCOOP", "slurm", "SLURM",
+    "ray", "RAY",
 ]  # fmt: skip
 """The names of `Executors`, as type checkers know them. A Dask scheduler's address passes as a `Client`."""
 
@@ -166,6 +154,8 @@ class StartsExecutor(Protocol):
     def new_executor(self, patience: float | None) -> Any:
         """Make its executor."""
 
+
+AnyExecutor = Executors | ExecutorName | Submits | StartsExecutor
 
 StartMethod = Literal["spawn", "forkserver", "fork"]
 Keep = Callable[[Any], object] | Callable[[Any, Record], object]
@@ -202,7 +192,7 @@ class CacheArguments(_CallArguments, total=False):
 class CallArguments(_CallArguments, total=False):
     """Keyword arguments of `with_options`: those that change neither the key nor the store."""
 
-    executor: Executors | ExecutorName | Submits | StartsExecutor
+    executor: AnyExecutor
     tag: str
     overwrite: bool
 
@@ -219,7 +209,7 @@ class _FunctionArguments(TypedDict, total=False):
 
 
 class _PositionalArguments(TypedDict, total=False):
-    executor: Executors | ExecutorName | Submits | StartsExecutor
+    executor: AnyExecutor
     cache_name: str
     size_limit: int
     overwrite: bool
@@ -246,6 +236,24 @@ def _type_name(given: object) -> str:
     return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
 
 
+def _of(kind: Any, wanted: str) -> Callable[[str, Any], Any]:
+    """Make the check that a value is of a type."""
+
+    def check(option: str, given: Any) -> Any:
+        if not isinstance(given, kind):
+            raise _wrong_type(option, wanted, given)
+        return given
+
+    return check
+
+
+_str = _of(str, "a str")
+_bool = _of(bool, "a bool")
+_str_or_none = _of(str | None, "a str or None")
+_path = _of(str | os.PathLike | None, "a str, a path or None")
+_function = _of(Callable | None, "a function or None")
+
+
 def check_text(option: str, given: object) -> str:
     """Check that an option is a str that can be written to a store.
 
@@ -253,26 +261,13 @@ def check_text(option: str, given: object) -> str:
         TypeError: when it is of another type.
         ValueError: when it has a lone surrogate, which UTF-8 can't encode.
     """
-    if not isinstance(given, str):
-        raise _wrong_type(option, "a str", given)
-    if not is_writable(given):
+    text: str = _str(option, given)
+    if not is_writable(text):
         raise ValueError(
             f"{option}={given!r} can't be written to a store: UTF-8 can't encode a lone surrogate. Give a str without "
             f"one."
         )
-    return given
-
-
-def _str(option: str, given: object) -> str:
-    if not isinstance(given, str):
-        raise _wrong_type(option, "a str", given)
-    return given
-
-
-def _bool(option: str, given: object) -> bool:
-    if not isinstance(given, bool):
-        raise _wrong_type(option, "a bool", given)
-    return given
+    return text
 
 
 def _int(option: str, given: object, least: int, low: str, remedy: str, wanted: str = "an int") -> int:
@@ -284,9 +279,12 @@ def _int(option: str, given: object, least: int, low: str, remedy: str, wanted: 
 
 
 def _count(option: str, given: object, low: str, otherwise: str) -> int | None:
-    if given is None:
-        return None
-    return _int(option, given, 1, low, f"Give 1 or more, or {otherwise}", "an int or None")
+    remedy = f"Give 1 or more, or {otherwise}"
+    return None if given is None else _int(option, given, 1, low, remedy, "an int or None")
+
+
+def _limit(option: str, given: object) -> int | None:
+    return None if given is None else _int(option, given, 0, "is below 0", "Give 0 or more", "an int or None")
 
 
 def _seconds(option: str, given: object, otherwise: str) -> float | None:
@@ -300,14 +298,39 @@ def _seconds(option: str, given: object, otherwise: str) -> float | None:
     return None if seconds == math.inf else float(seconds)
 
 
+def _choice(option: str, given: object, choices: tuple[str, ...], what: str) -> Any:
+    if given not in choices:
+        names = ", ".join(map(repr, choices))
+        raise ValueError(f"{option}={given!r} is not {what}. Use one of {names}.")
+    return given
+
+
+def _scope(option: str, given: object) -> Any:
+    return _choice(option, _str(option, given), get_args(CodeScope), "a scope")
+
+
+def _start_method(option: str, given: object) -> Any:
+    if _str_or_none(option, given) is None:
+        return None
+    return _choice(option, given, get_args(StartMethod), "a way to start a worker")
+
+
+def _tuple(option: str, given: Any, wanted: str = "an iterable", of: Any = object) -> tuple[Any, ...]:
+    """Make a tuple of an option that takes several things; a str by itself is one of them."""
+    try:
+        several = (given,) if isinstance(given, str) else tuple(given)
+    except TypeError:
+        raise _wrong_type(option, wanted, given) from None
+    for each in several:
+        if not isinstance(each, of):
+            raise TypeError(f"{option} must be {wanted}, not of {_type_name(each)}")
+    return several
+
+
 def _gpus(option: str, given: Any) -> int | tuple[str, ...] | None:
     if given is None or isinstance(given, int):
         return _count(option, given, "leaves workers no GPU", "None to leave them all")
-    wanted = "an int, a sequence of ids or None"
-    ids = _tuple(option, given, wanted)
-    for each in ids:
-        if not isinstance(each, int | str) or isinstance(each, bool):
-            raise TypeError(f"{option} must be {wanted}, not of {_type_name(each)}")
+    ids = _tuple(option, given, "an int, a sequence of ids or None", int | str)
     if not ids:
         raise ValueError(
             f"{option}={given!r} has no id. Give one or more, or None to leave workers all GPUs."
@@ -315,67 +338,14 @@ def _gpus(option: str, given: Any) -> int | tuple[str, ...] | None:
     return tuple(map(str, ids))
 
 
-def _scope(option: str, given: object) -> Any:
-    if _str(option, given) not in get_args(CodeScope):
-        raise ValueError(f"{option}={given!r} is not a scope. Use 'deep', 'own' or 'none'.")
-    return given
-
-
-def _str_or_none(option: str, given: object) -> Any:
-    if given is not None and not isinstance(given, str):
-        raise _wrong_type(option, "a str or None", given)
-    return given
-
-
-def _start_method(option: str, given: object) -> Any:
-    methods = get_args(StartMethod)
-    if _str_or_none(option, given) is not None and given not in methods:
-        raise ValueError(
-            f"{option}={given!r} is not a way to start a worker. Use one of {', '.join(map(repr, methods))}."
-        )
-    return given
-
-
-def _tuple(option: str, given: Any, wanted: str = "an iterable") -> tuple[Any, ...]:
-    """Make a tuple of an option that takes several things; a str by itself is one of them."""
-    if isinstance(given, str):
-        return (given,)
-    try:
-        return tuple(given)
-    except TypeError:
-        raise _wrong_type(option, wanted, given) from None
-
-
 def _names(option: str, given: object) -> tuple[str, ...]:
-    wanted = "a collection of str"
-    names = _tuple(option, given, wanted)
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"{option} must be {wanted}, not of {_type_name(name)}")
-    return names
+    return _tuple(option, given, "a collection of str", str)
 
 
 def _libraries(option: str, given: object) -> bool | tuple[str, ...]:
     if isinstance(given, bool):
         return given
-    wanted = "True, False or names of distributions"
-    names = _tuple(option, given, wanted)
-    for name in names:
-        if not isinstance(name, str):
-            raise _wrong_type(option, wanted, name)
-    return names
-
-
-def _path(option: str, given: object) -> Any:
-    if given is not None and not isinstance(given, str | os.PathLike):
-        raise _wrong_type(option, "a str, a path or None", given)
-    return given
-
-
-def _function(option: str, given: object) -> Any:
-    if given is not None and not callable(given):
-        raise _wrong_type(option, "a function or None", given)
-    return given
+    return _tuple(option, given, "True, False or names of distributions", str)
 
 
 def required_parameters(function: Callable[..., object]) -> int:
@@ -390,15 +360,7 @@ def required_parameters(function: Callable[..., object]) -> int:
 _STARS: Final = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
-def _keep(option: str, given: object) -> Any:
-    return _predicate(option, given, "the result", "the result and the record")
-
-
-def _valid(option: str, given: object) -> Any:
-    return _predicate(option, given, "the record")
-
-
-def _predicate(option: str, given: object, *takes: str) -> Any:
+def _predicate(option: str, given: object, takes: tuple[str, ...]) -> Any:
     if _function(option, given) is None:
         return None
     if inspect.iscoroutinefunction(given):
@@ -432,16 +394,14 @@ def _exceptions(option: str, given: Any) -> Any:
     return given
 
 
-def _anything(_option: str, given: object) -> Any:
-    return given
-
-
 # The table
 
 
-def _by(check: Callable[..., object], **details: object) -> dict[str, Any]:
-    """Make the metadata of a row: the function that checks a value, with its details."""
-    return {"check": partial(check, **details) if details else check}
+def _option(
+    default: object, check: Callable[..., object] = lambda _option, given: given, **details: object
+) -> Any:
+    """Make a row: a field with its default, and the function that checks a value, with its details."""
+    return field(default=default, metadata={"check": partial(check, **details)})
 
 
 class _Checked:
@@ -466,53 +426,50 @@ class _Checked:
 class KeyOptions(_Checked):
     """What the key of a job is made of."""
 
-    ignore: tuple[str, ...] = field(default=(), metadata=_by(_names))
-    version: object = field(default=None, metadata=_by(_anything))  # `JobKeys` checks it
-    code: CodeScope = field(default="deep", metadata=_by(_scope))
-    depends_on: tuple[Any, ...] = field(default=(), metadata=_by(_tuple))
-    by_content: tuple[str, ...] = field(default=(), metadata=_by(_names))
-    keys: Mapping[str, Callable[[Any], object]] | None = field(default=None, metadata=_by(_key_functions))
-    libraries: bool | tuple[str, ...] = field(default=True, metadata=_by(_libraries))
+    ignore: tuple[str, ...] = _option((), _names)
+    version: object = _option(None)  # `JobKeys` checks it
+    code: CodeScope = _option("deep", _scope)
+    depends_on: tuple[Any, ...] = _option((), _tuple)
+    by_content: tuple[str, ...] = _option((), _names)
+    keys: Mapping[str, Callable[[Any], object]] | None = _option(None, _key_functions)
+    libraries: bool | tuple[str, ...] = _option(True, _libraries)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreOptions(_Checked):
     """Where results are kept, how, and for how long. `ttl` is in seconds."""
 
-    cache_name: str = field(default="fcache", metadata=_by(_str))  # `store_directory` checks it
-    cache_dir: str | os.PathLike[str] | None = field(default=None, metadata=_by(_path))
-    shared: str | os.PathLike[str] | None = field(
-        default=None, metadata=_by(_path)
-    )  # `open_shared` checks it
-    tag: str = field(default="", metadata=_by(check_text))
-    tag_index: bool = field(default=True, metadata=_by(_bool))
-    size_limit: int = field(
-        default=int(10e9),
-        metadata=_by(
-            _int, least=1, low="leaves no room for entries", remedy="Give a size in bytes, such as int(10e9)"
-        ),
+    cache_name: str = _option("fcache", _str)  # `store_directory` checks it
+    cache_dir: str | os.PathLike[str] | None = _option(None, _path)
+    shared: str | os.PathLike[str] | None = _option(None, _path)  # `open_shared` checks it
+    tag: str = _option("", check_text)
+    tag_index: bool = _option(True, _bool)
+    size_limit: int = _option(
+        int(10e9),
+        _int,
+        least=1,
+        low="leaves no room for entries",
+        remedy="Give a size in bytes, such as int(10e9)",
     )
-    cache_samples: bool = field(default=True, metadata=_by(_bool))
-    ttl: float | None = field(default=None, metadata=_by(_seconds, otherwise="None to keep results for good"))
-    keep: Keep | None = field(default=None, metadata=_by(_keep))
-    valid: Callable[[Record], object] | None = field(default=None, metadata=_by(_valid))
-    mmap: bool = field(default=False, metadata=_by(_bool))
-    compression: str | None = field(default=None, metadata=_by(_str_or_none))  # `compression_named` checks it
-    trusted: bool = field(default=False, metadata=_by(_bool))
+    cache_samples: bool = _option(True, _bool)
+    ttl: float | None = _option(None, _seconds, otherwise="None to keep results for good")
+    keep: Keep | None = _option(None, _predicate, takes=("the result", "the result and the record"))
+    valid: Callable[[Record], object] | None = _option(None, _predicate, takes=("the record",))
+    mmap: bool = _option(False, _bool)
+    compression: str | None = _option(None, _str_or_none)  # `compression_named` checks it
+    trusted: bool = _option(False, _bool)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(_Checked):
     """Whether, where, how often and how long jobs run. `timeout` and `patience` are in seconds."""
 
-    executor: Executors | ExecutorName | Submits | StartsExecutor | Any = field(  # `executor_name` checks it
-        default=Executors.SERIAL, metadata=_by(_anything)
-    )
-    overwrite: bool = field(default=False, metadata=_by(_bool))
-    retries: int = field(default=0, metadata=_by(_int, least=0, low="is below 0", remedy="Give 0 or more"))
-    retry_on: RetryOn = field(default=Exception, metadata=_by(_exceptions))
-    timeout: float | None = field(default=None, metadata=_by(_seconds, otherwise="None to let jobs run on"))
-    patience: float | None = field(default=None, metadata=_by(_seconds, otherwise="None to let jobs wait"))
+    executor: AnyExecutor | Any = _option(Executors.SERIAL)  # `executor_name` checks it
+    overwrite: bool = _option(False, _bool)
+    retries: int = _option(0, _int, least=0, low="is below 0", remedy="Give 0 or more")
+    retry_on: RetryOn = _option(Exception, _exceptions)
+    timeout: float | None = _option(None, _seconds, otherwise="None to let jobs run on")
+    patience: float | None = _option(None, _seconds, otherwise="None to let jobs wait")
 
     def pause(self, error: BaseException | None, attempt: int) -> float | None:
         """Return the seconds to wait before the next run, after an attempt (from 1) has failed; None for no next run.
@@ -548,21 +505,17 @@ class RunOptions(_Checked):
 class PoolOptions(_Checked):
     """How many workers there are, and how each of them is set up. Functions with the same options share them."""
 
-    max_workers: int | None = field(
-        default=None, metadata=_by(_count, low="starts no worker", otherwise="None for all cores")
+    max_workers: int | None = _option(None, _count, low="starts no worker", otherwise="None for all cores")
+    max_tasks_per_worker: int | None = _option(
+        None, _count, low="leaves a worker no job", otherwise="None for no limit"
     )
-    max_tasks_per_worker: int | None = field(
-        default=None,
-        metadata=_by(_count, low="leaves a worker no job", otherwise="None for no limit"),
+    initializer: Callable[..., object] | None = _option(None, _function)
+    initargs: tuple[Any, ...] = _option((), _tuple)
+    start_method: StartMethod | None = _option(None, _start_method)
+    inner_threads: int | None = _option(
+        None, _count, low="leaves a worker no thread", otherwise="None for its share of the cores"
     )
-    initializer: Callable[..., object] | None = field(default=None, metadata=_by(_function))
-    initargs: tuple[Any, ...] = field(default=(), metadata=_by(_tuple))
-    start_method: StartMethod | None = field(default=None, metadata=_by(_start_method))
-    inner_threads: int | None = field(
-        default=None,
-        metadata=_by(_count, low="leaves a worker no thread", otherwise="None for its share of the cores"),
-    )
-    gpus: int | tuple[str, ...] | None = field(default=None, metadata=_by(_gpus))
+    gpus: int | tuple[str, ...] | None = _option(None, _gpus)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -600,19 +553,13 @@ class PoolOptions(_Checked):
         return {name: value for name, value in values.items() if value is not None and value != ()}
 
 
-def _limit(option: str, given: object) -> int | None:
-    return None if given is None else _int(option, given, 0, "is below 0", "Give 0 or more", "an int or None")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Limits(_Checked):
     """How much a cache may hold: bytes, entries, and the seconds since an entry was used."""
 
-    size: int | None = field(default=None, metadata=_by(_limit))
-    entries: int | None = field(default=None, metadata=_by(_limit))
-    unused_for: float | None = field(
-        default=None, metadata=_by(_seconds, otherwise="leave it out to look at no times")
-    )
+    size: int | None = _option(None, _limit)
+    entries: int | None = _option(None, _limit)
+    unused_for: float | None = _option(None, _seconds, otherwise="leave it out to look at no times")
 
     @property
     def is_some(self) -> bool:
@@ -624,6 +571,10 @@ OPTIONS: Final = {
     row.name: row for group in (KeyOptions, StoreOptions, RunOptions, PoolOptions) for row in fields(group)
 }
 """All options by name."""
+
+
+CHECKED_ALONE: Final = frozenset(StoreOptions.__dataclass_fields__) - {"compression"}
+"""Options that are checked without the function, the executor and other packages."""
 
 
 class Options(NamedTuple):
@@ -710,6 +661,12 @@ epoch = 0
 """A counter that changes when open caches may have to move to another folder."""
 
 
+def _set_override(directory: Path | None) -> None:
+    global _override, epoch  # noqa: PLW0603 - settings of the process
+    _override = directory
+    epoch += 1
+
+
 def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Resolve the folder that holds caches, as an absolute path; nothing is created.
 
@@ -793,25 +750,16 @@ def follow_override(directory: str | None) -> None:
 
     A worker may have started under another override, or inherited one by a fork, whose folder is gone.
     """
-    global _override, epoch  # noqa: PLW0603 - settings of the process
     if directory != override():
-        _override = None if directory is None else Path(directory)
-        epoch += 1
-
-
-def is_overridden() -> bool:
-    """Whether all caches lie in a temporary folder at present."""
-    return _override is not None
+        _set_override(None if directory is None else Path(directory))
 
 
 @contextmanager
 def override_cache_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """Put all caches that are opened inside the context into one directory, whatever their options."""
-    global _override, epoch  # noqa: PLW0603 - settings of the process
-    before, _override = _override, Path(directory).absolute()
-    epoch += 1
+    before, chosen = _override, Path(directory).absolute()
+    _set_override(chosen)
     try:
-        yield _override
+        yield chosen
     finally:
-        _override = before
-        epoch += 1
+        _set_override(before)

@@ -11,7 +11,6 @@ import threading
 import time
 import weakref
 from functools import cache, lru_cache
-from hashlib import sha256
 from typing import Final, NamedTuple, Protocol
 
 __all__ = [
@@ -170,7 +169,13 @@ def may_live(name: str) -> bool:
 def _machine() -> str:
     namespace = _namespace()
     of_its_own = f" {namespace}" if namespace not in (0, _FIRST_NAMESPACE) else ""
-    return sha256(f"{os.uname().nodename}{of_its_own}".encode()).hexdigest()[:8]
+    return _digest(f"{os.uname().nodename}{of_its_own}")
+
+
+def _digest(text: str) -> str:
+    from hashlib import sha256  # slow to import
+
+    return sha256(text.encode()).hexdigest()[:8]
 
 
 def _start_of(pid: int) -> str:
@@ -179,7 +184,7 @@ def _start_of(pid: int) -> str:
         state, ticks = _state_and_start(str(pid))
         if state == "Z":  # it has ended, and its parent hasn't noticed
             return ""
-        boot = int(sha256(_boot().encode()).hexdigest()[:8], 16) % _BOOTS
+        boot = int(_digest(_boot()), 16) % _BOOTS
         return str(ticks * _BOOTS + boot) if ticks else ""
     import psutil  # slow to import
 

@@ -9,11 +9,10 @@ import json
 import operator
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final, Literal
 
-from ._record import FailedJob, FunctionInfo, Record, VersionInfo, code_label
+from ._record import Record, code_label
 
 __all__ = [
     "ARGUMENTS",
@@ -26,9 +25,7 @@ __all__ = [
     "Operator",
     "Order",
     "Query",
-    "argument_columns",
     "cell_of",
-    "functions_of",
     "in_order",
 ]
 
@@ -197,61 +194,3 @@ class ArgumentColumn:
     """The number of entries where it is a number."""
     distinct: int
     """The number of its values."""
-
-
-def argument_columns(records: Iterable[Record]) -> list[ArgumentColumn]:
-    """Return the arguments of some records."""
-    cells: dict[str, list[Any]] = {}
-    for record in records:
-        for name, value in record.arguments.items():
-            cells.setdefault(name, []).append(value)
-    return [
-        ArgumentColumn(
-            name, len(values), sum(isinstance(value, int | float) for value in values), len({*values})
-        )
-        for name, values in cells.items()
-    ]
-
-
-def functions_of(infos: Iterable[EntryInfo], failed: Iterable[FailedJob] = ()) -> list[FunctionInfo]:
-    """Return the figures of the functions of some entries and failed jobs, sorted by name."""
-    by_name: dict[str, list[EntryInfo]] = {}
-    for info in infos:
-        by_name.setdefault(info.record.function, []).append(info)
-    failures: dict[str, list[float]] = {}
-    for job in failed:
-        by_name.setdefault(job.record.function, [])
-        failures.setdefault(job.record.function, []).append(job.record.created.timestamp())
-    return [
-        FunctionInfo(
-            name=name,
-            entries=len(of_name),
-            size=sum(info.record.size for info in of_name),
-            hits=sum(info.hits for info in of_name),
-            seconds_saved=sum(info.hits * info.record.seconds for info in of_name),
-            seconds=sum(info.record.seconds for info in of_name),
-            last_used=datetime.fromtimestamp(max([info.used for info in of_name] or failures[name]), UTC),
-            tags=tuple(sorted({info.record.tag for info in of_name} - {""})),
-            versions=_versions_of(of_name),
-            failed=len(failures.get(name, ())),
-        )
-        for name, of_name in sorted(by_name.items())
-    ]
-
-
-def _versions_of(infos: Iterable[EntryInfo]) -> tuple[VersionInfo, ...]:
-    by_version: dict[tuple[str, str], list[EntryInfo]] = {}
-    for info in sorted(infos, key=lambda info: info.record.created):
-        by_version.setdefault((info.record.fingerprint, info.record.version), []).append(info)
-    found = [
-        VersionInfo(
-            *version,
-            len(some),
-            sum(info.record.size for info in some),
-            some[0].record.created,
-            datetime.fromtimestamp(max(info.used for info in some), UTC),
-            some[0].record.commit,
-        )
-        for version, some in by_version.items()
-    ]
-    return tuple(sorted(found, key=VersionInfo.recency, reverse=True))

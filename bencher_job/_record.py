@@ -716,7 +716,7 @@ class FunctionInfo:
         return frozenset(found)
 
 
-for _public in (CacheInfo, FunctionInfo):  # the package imports them on first use
+for _public in (CacheInfo, FunctionInfo, Record):  # the package imports them on first use
     _public.__module__ = __package__
 
 

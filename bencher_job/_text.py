@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -69,6 +70,14 @@ def _three_digits(number: float) -> str:
     return f"{number:.{digits}f}"
 
 
+_CLOCK: Final = (
+    (60, 1, ("min", "s"), 3600.0),
+    (3600, 60, ("h", "min"), 86400.0),
+    (86400, 3600, ("d", "h"), math.inf),
+)
+"""Units of durations: their seconds and those of the smaller unit, their names, and below what they are used."""
+
+
 def seconds_text(seconds: float) -> str:
     """Format a measured duration.
 
@@ -79,16 +88,9 @@ def seconds_text(seconds: float) -> str:
         return f"{max(seconds, 0.00001):.5f} s"
     if seconds < 59.95:
         return f"{seconds:.3g} s"
-    for unit, smaller, name, smaller_name in (
-        (60, 1, "min", "s"),
-        (3600, 60, "h", "min"),
-        (86400, 3600, "d", "h"),
-    ):
-        of_smaller = round(seconds / smaller)
-        ratio = unit // smaller
-        if of_smaller // ratio < {"min": 60, "h": 24, "d": float("inf")}[name]:
-            return f"{of_smaller // ratio} {name} {of_smaller % ratio} {smaller_name}"
-    raise AssertionError("days have no end")
+    unit, smaller, names, _ = next(each for each in _CLOCK if round(seconds / each[1]) * each[1] < each[3])
+    large, small = divmod(round(seconds / smaller), unit // smaller)
+    return f"{large} {names[0]} {small} {names[1]}"
 
 
 def roughly(seconds: float) -> str:
@@ -156,18 +158,18 @@ def is_writable(text: str) -> bool:
     return True
 
 
-def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Format rows of a table as lines.
+def aligned(rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Format rows of a table as lines. The numbers of right-aligned columns are in `right`.
 
-    >>> aligned([("name", "size"), ("a", "12 B")])
-    ['name  size', 'a     12 B']
+    >>> aligned([("name", "size"), ("a", "12 B")]), aligned([("name", "size"), ("a", "2 B")], [1])
+    (['name  size', 'a     12 B'], ['name  size', 'a      2 B'])
     """
-    cells = [tuple(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
+    columns = [*zip(*rows, strict=True)]
+    padded = []
+    for number, cells in enumerate(columns):
+        width = max(map(len, cells))
+        padded.append([cell.rjust(width) if number in right else cell.ljust(width) for cell in cells])
+    return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
 
 
 _NUMBER: Final = "text-align:right;font-variant-numeric:tabular-nums"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from ._inside import critical
+from ._context import critical
 from ._processes import renew_after_fork
 
 __all__ = ["Timer", "timer"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import compileall
 import importlib
 import random
 import signal
@@ -11,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+import bencher_job
 from bencher_job.testing import CallCounter, temporary_cache
 from tests.programs import Programs
 
@@ -21,9 +23,18 @@ Sample = Callable[[int], tuple[int, int]]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LAST = ["test_two_hosts.py", "test_dask.py", "test_slurm.py"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package, which each program of a test would do again where Python keeps no bytecode."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(bencher_job.__file__).parent, quiet=2)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run Dask's tests last: its threads stay in the process, and no later test can fork safely beside them."""
-    items.sort(key=lambda item: item.path.name == "test_dask.py")
+    items.sort(key=lambda item: LAST.index(item.path.name) if item.path.name in LAST else -1)
 
 
 @pytest.fixture(autouse=True)
@@ -54,10 +65,10 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
 
 @pytest.fixture
 def sample(request: pytest.FixtureRequest) -> Sample:
-    """Choose at which points a test interrupts a program: a random first one, and a step, smaller with --soak."""
+    """Choose at which points a test interrupts a program: a random first one, and a step, smaller with --soak 60."""
 
     def choose(step: int) -> tuple[int, int]:
-        if request.config.getoption("--soak"):
+        if request.config.getoption("--soak") >= 60:
             step = -(-step // 3)
         first = random.randint(1, step)
         print("first", first, "step", step)

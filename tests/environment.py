@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
+import random
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,3 +30,20 @@ def load_openmp() -> None:
     assert spec is not None
     (library,) = (Path(str(spec.origin)).parents[1] / "scikit_learn.libs").glob("libgomp*")
     ctypes.CDLL(str(library))
+
+
+def free_port(*behind: int) -> int:
+    """A port that nothing listens at, together with those that are so far behind it.
+
+    They are below those that the system gives to connections, so that none of these takes one before a server does.
+    """
+    while True:
+        port = random.randrange(15_000, 22_000)
+        with contextlib.ExitStack() as stack:
+            try:
+                for each in (0, *behind):
+                    probe = stack.enter_context(socket.socket())
+                    probe.bind(("127.0.0.1", port + each))
+            except OSError:
+                continue
+            return port

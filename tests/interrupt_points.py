@@ -29,7 +29,7 @@ import bencher_job
 from bencher_job import CacheWarning, cached_job
 
 FOLLOWED = (str(Path(bencher_job.__file__).parent), concurrent.futures.__path__[0], threading.__file__)
-PATIENCE = 50.0
+PATIENCE = 60.0
 MANY = 3
 
 numbers = itertools.count(1, 2)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.environment import unmeasured
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 PREAMBLE = """
     import os, signal, sys, time
@@ -26,7 +26,7 @@ PREAMBLE = """
     def tell(event):
         (HERE / f"{NAME}.{event}").touch()
 
-    def wait_for(event, seconds=30):
+    def wait_for(event, seconds=60):
         deadline = time.monotonic() + seconds
         while not (HERE / event).exists():
             if time.monotonic() > deadline:

@@ -25,7 +25,7 @@ import bencher_job
 from bencher_job import BencherJobError, CacheWarning, cached_job
 
 FOLLOWED = (str(Path(bencher_job.__file__).parent), concurrent.futures.__path__[0], threading.__file__)
-PATIENCE = 40.0
+PATIENCE = 60.0
 
 numbers = itertools.count(1)
 

@@ -316,7 +316,7 @@ def test_a_store_that_could_not_be_opened_for_a_moment_is_opened_later(tmp_path:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
             assert len(told) == 1, [str(each.message) for each in told]
             assert "can't be opened" in str(told[0].message), told[0].message
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while not double.is_cached(1) and time.monotonic() < deadline:
                 assert double(1) == 2
             assert double.is_cached(1)
@@ -349,7 +349,7 @@ def test_thirty_two_threads_that_ask_for_one_key_run_it_once(counter: CallCounte
     def slow() -> list[int]:
         counter.tick()
         started.set()
-        go_on.wait(30)
+        go_on.wait(60)
         return [1]
 
     with FutureCache(overwrite=False) as cache, ThreadPoolExecutor(32) as threads:
@@ -357,11 +357,11 @@ def test_thirty_two_threads_that_ask_for_one_key_run_it_once(counter: CallCounte
             threads.submit(lambda: cache.submit(Job("slow", slow, {}, job_key="key")).result())
             for _ in range(32)
         ]
-        started.wait(30)
+        started.wait(60)
         while cache.worker_wrapper_call_count < 32:
             pass
         go_on.set()
-        values = [future.result(30) for future in futures]
+        values = [future.result(60) for future in futures]
     assert counter.count == 1
     assert values == [[1]] * 32
     assert len({id(value) for value in values}) == 32
@@ -373,7 +373,7 @@ def test_all_who_wait_get_the_exception_and_the_next_asker_computes_again(counte
 
     def fail() -> None:
         counter.tick()
-        go_on.wait(30)
+        go_on.wait(60)
         raise LookupError
 
     with FutureCache(overwrite=False) as cache, ThreadPoolExecutor(4) as threads:
@@ -384,7 +384,7 @@ def test_all_who_wait_get_the_exception_and_the_next_asker_computes_again(counte
         while cache.worker_wrapper_call_count < 4:
             pass
         go_on.set()
-        assert [type(future.result(30)) for future in futures] == [LookupError] * 4
+        assert [type(future.result(60)) for future in futures] == [LookupError] * 4
         assert counter.count == 1
         cache.submit(Job("f", fail, {}, job_key="k"))
     assert counter.count == 2
@@ -396,15 +396,15 @@ def test_overwriting_shares_what_is_in_flight(counter: CallCounter) -> None:
     def slow() -> int:
         counter.tick()
         started.set()
-        go_on.wait(30)
+        go_on.wait(60)
         return 1
 
     with FutureCache(overwrite=True) as cache, ThreadPoolExecutor(1) as thread:
         first = thread.submit(lambda: cache.submit(Job("slow", slow, {}, job_key="k")).result())
-        started.wait(30)
+        started.wait(60)
         second = cache.submit(Job("slow", slow, {}, job_key="k"))
         go_on.set()
-        assert (first.result(30), second.result(30)) == (1, 1)
+        assert (first.result(60), second.result(60)) == (1, 1)
     assert counter.count == 1
 
 
@@ -448,7 +448,7 @@ def test_a_future_of_any_kind_is_kept_before_it_resolves(counter: CallCounter) -
         engine: Future[int] = Future()
         future = JobFuture(job(counter, job_key="key"), future=engine, cache=cache)
         engine.set_result(42)
-        assert future.result(30) == 42
+        assert future.result(60) == 42
         assert cache.submit(job(counter, job_key="key")).cached
     assert counter.count == 0
 
@@ -470,7 +470,7 @@ def test_a_queued_job_can_be_cancelled_and_one_that_waits_for_it_keeps_it(counte
         assert shared[0].cancel()
         go_on.set()
         blocking.result()
-        assert shared[1].result(30) == "shared"
+        assert shared[1].result(60) == "shared"
         assert (alone.cancelled(), shared[0].cancelled()) == (True, True)
     assert counter.count == 1
 
@@ -485,14 +485,14 @@ def test_a_job_that_was_cancelled_before_it_ran_counts_neither_as_computed_nor_a
         waiting = [cache.submit(Job("waiting", abs, {}, str(n), positional=(n,))) for n in range(5)]
         assert all(future.cancel() for future in waiting[1:])
         go_on.touch()
-        assert (blocking.result(30), waiting[0].result(30)) == (True, 0)
+        assert (blocking.result(60), waiting[0].result(60)) == (True, 0)
         cache.wait()
         info = cache.info()
         assert (info.submitted, info.computed, info.failed, info.entries) == (6, 2, 0, 2)
 
 
 def until_exists(path: Path) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     return path.exists()
@@ -543,13 +543,13 @@ def test_a_job_that_waits_for_one_queued_behind_it_runs_it_itself(counter: CallC
         inner = job(counter, "inner")
 
         def outer() -> object:
-            go_on.wait(30)
-            return cache.submit(inner).result(30)
+            go_on.wait(60)
+            return cache.submit(inner).result(60)
 
         first = cache.submit(Job("outer", outer, {}, job_key="outer"))
         second = cache.submit(inner)
         go_on.set()
-        assert (first.result(30), second.result(30)) == ("inner", "inner")
+        assert (first.result(60), second.result(60)) == ("inner", "inner")
     assert counter.count == 1
 
 
@@ -562,7 +562,7 @@ def test_who_asks_after_a_cancellation_gets_the_value(counter: CallCounter, turn
         assert cancelled.cancel()
         asked_again = cache.submit(job(counter, turn))
         go_on.set()
-        assert asked_again.result(30) == turn
+        assert asked_again.result(60) == turn
     assert counter.count == 1
 
 
@@ -576,7 +576,7 @@ def test_a_callback_may_call_a_cached_function(counter: CallCounter) -> None:
             called.set()
 
         cache.call(counter=counter, value="first").add_done_callback(callback)
-        assert called.wait(30)
+        assert called.wait(60)
     assert seen == ["in the callback"]
 
 
@@ -598,10 +598,10 @@ def test_a_callback_that_would_wait_for_itself_is_told_so(waits: str) -> None:
         first.add_done_callback(callback)
         begun.set()
         try:
-            assert "callback of a future can't wait" in told.result(10)
+            assert "callback of a future can't wait" in told.result(60)
         finally:
             go_on.set()
-        assert slow.result(30) is True
+        assert slow.result(60) is True
 
 
 @pytest.mark.parametrize("waits", ["wait", "close"])
@@ -609,7 +609,7 @@ def test_a_job_in_a_thread_that_would_wait_for_itself_is_told_so(waits: str) -> 
     with FutureCache(executor="threads", overwrite=False) as cache:
         future = cache.submit(Job("waits", getattr(cache, waits), {}, job_key="waits"))
         with pytest.raises(BencherJobError, match="outside of jobs"):
-            future.result(10)
+            future.result(60)
 
 
 @pytest.mark.parametrize("executor", ["serial", "threads"])
@@ -621,10 +621,10 @@ def test_a_call_on_a_full_stack_fails_and_nobody_waits_for_it(executor: str) -> 
         cache.value((), {"x": 0})
         failed = 0
         for depth in range(sys.getrecursionlimit() - 100, sys.getrecursionlimit()):
-            error = stacks.submit(at_depth, depth).exception(30)
+            error = stacks.submit(at_depth, depth).exception(60)
             assert error is None or isinstance(error, RecursionError)
             failed += error is not None
-            assert stacks.submit(at_depth, 0).result(30) == 1
+            assert stacks.submit(at_depth, 0).result(60) == 1
             cache.clear_cache()
         assert 0 < failed < 100
 
@@ -660,8 +660,8 @@ def test_a_warning_made_an_error_costs_no_other_job_its_value(tmp_path: Path) ->
         results = [threading.Lock, lambda: 1, lambda: 2]
         with ThreadPoolExecutor(3) as threads, FutureCache(executor=threads, cache_name="strict") as cache:
             futures = [cache.submit(Job(str(n), f, {}, job_key=str(n))) for n, f in enumerate(results)]
-            assert futures[0].result(30).acquire()
-            assert [future.result(30) for future in futures[1:]] == [1, 2]
+            assert futures[0].result(60).acquire()
+            assert [future.result(60) for future in futures[1:]] == [1, 2]
             assert cache.info().unsaved == 1
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
@@ -697,12 +697,12 @@ def test_closing_a_cache_leaves_jobs_of_another_on_its_store_their_leases(execut
     @cached_job(executor=executor, code="none")
     def slow(x: int) -> int:
         began.set()
-        assert may_end.wait(20)
+        assert may_end.wait(60)
         return x
 
     with ThreadPoolExecutor(1) as caller, FutureCache() as other:
         waits = caller.submit(slow, 1)
-        assert began.wait(20)
+        assert began.wait(60)
         other.submit(Job("other", abs, {}, "other", positional=(-1,))).result()
         other.close()
         may_end.set()
@@ -812,12 +812,12 @@ def test_a_job_in_flight_outlives_the_cache_that_is_dropped() -> None:
     begin = threading.Event()
 
     def wait_and_count() -> int:
-        assert begin.wait(20)
+        assert begin.wait(60)
         return 7
 
     future = FutureCache("threads", overwrite=False).submit(Job("job", wait_and_count, {}, job_key="key"))
     gc.collect()
     begin.set()
-    assert future.result(20) == 7
+    assert future.result(60) == 7
     with FutureCache(overwrite=False) as cache:
         assert cache.has("key")

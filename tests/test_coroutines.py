@@ -38,7 +38,7 @@ from bencher_job import (
 from bencher_job.testing import CallCounter
 from tests.programs import Programs, until
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 T = TypeVar("T")
 
 

@@ -17,7 +17,7 @@ from bencher_job import CacheWarning, cached_job
 from tests.programs import Programs, until
 
 ROUNDS = 6
-"""For each kind of file; with --soak ten times as many."""
+"""For each kind of file; with --soak 60 four times as many."""
 
 WORK = """
     import random, warnings
@@ -159,7 +159,7 @@ def test_verify_finds_and_mends_an_index_that_leads_to_other_rows(cache_folder: 
 def test_random_damage_under_three_programs(
     programs: Programs, is_database: bool, request: pytest.FixtureRequest
 ) -> None:
-    rounds = ROUNDS * (4 if request.config.getoption("--soak") else 1)
+    rounds = ROUNDS * (4 if request.config.getoption("--soak") >= 60 else 1)
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)

@@ -11,6 +11,7 @@ import pydoc
 import subprocess
 import sys
 import textwrap
+import threading
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -648,3 +649,15 @@ def test_what_is_asked_of_a_damaged_database_is_not_remembered_and_told_of() -> 
     os.truncate(double.cache.directory / "cache.db", 0)
     with pytest.warns(CacheWarning, match="can't be read, so nothing is found"):
         assert not double.is_cached(299)
+
+
+def test_threads_that_use_a_function_first_share_one_cache():
+    for _ in range(20):
+        cached, start = cached_job(lambda x: x), threading.Barrier(8)
+
+        def use(_, cached=cached, start=start):
+            start.wait()
+            return cached.cache
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            assert len({id(cache) for cache in pool.map(use, range(8))}) == 1

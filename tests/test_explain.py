@@ -506,7 +506,7 @@ def test_a_job_that_is_running_now() -> None:
 
     thread = threading.Thread(target=slow, args=(1,))
     thread.start()
-    assert begun.wait(30)
+    assert begun.wait(60)
     assert slow.explain(1).cause is Cause.IN_FLIGHT
     go_on.set()
     thread.join()

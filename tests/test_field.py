@@ -165,7 +165,7 @@ class TestOneComputation:
         @cached_job(code="none")
         def slow(x: int) -> int:
             counter.tick()
-            go_on.wait(30)
+            go_on.wait(60)
             return x
 
         with ThreadPoolExecutor(8) as threads:

@@ -163,7 +163,7 @@ def outcome(folder: Path, program: str, *, is_a_script: bool = True) -> Any:
         ),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
         check=False,
     )
     assert run.returncode == 0, run.stderr

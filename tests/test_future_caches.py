@@ -16,7 +16,7 @@ import pytest
 
 from bencher_job import BencherJobError, CacheWarning, FutureCache, Job, JobFuture, UntrustedCache, cached_job
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def job(**options: Any) -> Job:

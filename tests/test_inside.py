@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import bencher_job
-from bencher_job._inside import LOCKS
+from bencher_job._context import LOCKS
 
 PACKAGE = Path(bencher_job.__file__).parent
 LOCK_TYPES = {"Lock", "Condition", "Semaphore", "BoundedSemaphore"}

@@ -50,7 +50,7 @@ def test_an_interrupt_at_any_call_or_return_leaves_nothing_behind(
         capture_output=True,
         text=True,
         env={**unmeasured(), "PYTHONPATH": str(Path(__file__).parents[1])},
-        timeout=110,
+        timeout=240,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
@@ -130,7 +130,7 @@ def test_an_interrupt_before_the_first_job_of_a_group_is_given_out_leaves_nothin
             print(same(1))
             ended = threading.Thread(target=same.cache.wait, daemon=True)
             ended.start()
-            ended.join(20)
+            ended.join(60)
             print("waits" if ended.is_alive() else "done", flush=True)
             os._exit(0)  # as the end of the program would wait, too
         """)

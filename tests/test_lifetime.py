@@ -70,13 +70,13 @@ def test_a_known_call_ages(value: CachedFunction[[int], int], counter: CallCount
 def test_a_result_is_as_old_as_its_end() -> None:
     @cached_job
     def slow(x: int) -> int:
-        time.sleep(1)
+        time.sleep(2)
         return x
 
     slow(1)
     (record,) = slow.cache.records()
     age = time.time() - record.created.timestamp() - record.seconds
-    assert slow.with_options(ttl=age + 0.9).is_cached(1)
+    assert slow.with_options(ttl=age + 1.9).is_cached(1)
 
 
 def test_an_entry_of_a_clock_that_ran_ahead_is_not_immortal(
@@ -174,9 +174,10 @@ def test_a_valid_that_fails_is_a_miss_with_a_warning(
     value: CachedFunction[[int], int], counter: CallCounter
 ) -> None:
     value(1)
-    with pytest.warns(CacheWarning, match="ZeroDivisionError"):
-        assert value.with_options(valid=lambda record: 1 / 0)(1) == 1
-    assert counter.count == 2
+    for count in (2, 3):
+        with pytest.warns(CacheWarning, match="ZeroDivisionError") as warned:
+            assert value.with_options(valid=lambda record: 1 / 0)(1) == 1
+        assert (counter.count, len(warned)) == (count, 1)
 
 
 @pytest.mark.parametrize("route", ROUTES)

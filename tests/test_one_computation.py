@@ -99,7 +99,7 @@ def test_an_owner_that_is_interrupted_leaves_the_job_to_those_who_wait(programs:
     programs.wait_for("other.begun")
     programs.tell("go_on")
     assert programs.output(other) == "other"
-    assert owner.wait(10) != 0
+    assert owner.wait(60) != 0
 
 
 def test_futures_wait_without_a_thread_each_and_can_be_cancelled(programs: Programs) -> None:
@@ -165,7 +165,7 @@ def test_a_job_that_calls_a_cached_function_that_is_queued_behind_it_does_not_wa
     outer = cached_job(code="none", executor=one)(outer.__wrapped__)
     queued = cached_job(code="none", executor=one)(inner.__wrapped__)
     results = [outer.submit(x) for x in range(4)] + [queued.submit(x) for x in range(4)]
-    print([future.result(20) for future in results])
+    print([future.result(60) for future in results])
     one.shutdown()
     """
     assert programs.output(programs.start("nested", source)) == "[2, 4, 6, 8, 1, 2, 3, 4]"
@@ -211,7 +211,7 @@ def test_a_callback_may_call_what_another_program_computes(programs: Programs) -
     if NAME != "owner":
         futures[0].add_done_callback(callback)
         tell("asked")
-        assert called.wait(30)
+        assert called.wait(60)
     """
     owner = programs.start("owner", source)
     for event in ("owner.begun1", "owner.begun2"):
@@ -244,7 +244,7 @@ def test_programs_that_ask_for_the_same_keys_in_different_orders_do_not_stall(pr
     mine, other = (1, 2) if NAME == "one" else (2, 1)
     futures = [outer.submit(mine), queued.submit(other)]
     tell("asked")
-    print([future.result(20) for future in futures])
+    print([future.result(60) for future in futures])
     """
     both = [programs.start(name, source) for name in ("one", "two")]
     for name in ("one", "two"):
@@ -295,9 +295,9 @@ def test_who_waits_for_another_program_needs_no_worker_of_its_own(programs: Prog
     busy = [slow.submit(x) for x in (2, 3)]
     waiting = slow.submit(1)
     tell("asked")
-    print(waiting.result(30)["by"])
+    print(waiting.result(60)["by"])
     tell("answered")
-    print([future.result(30)["x"] for future in busy])
+    print([future.result(60)["x"] for future in busy])
     """
     other = programs.start("other", source)
     programs.wait_for("other.asked")
@@ -323,7 +323,7 @@ def test_what_waits_behind_a_long_job_of_one_program_is_free_for_others(programs
     if NAME == "one":
         list(job.map(range(50)))
         futures = [job.submit(x) for x in range(100, 110)]
-        print([future.result(30) for future in futures])
+        print([future.result(60) for future in futures])
     else:
         print(list(job.map(range(101, 110))))
     """

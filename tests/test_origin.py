@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import signal
 import subprocess
 import sys
 import textwrap
@@ -37,16 +36,11 @@ def new_repository(folder: Path, *options: str) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def nothing_known(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Start as a new process does; call it to forget again, and so to look at the disk."""
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start as a new process does."""
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
-
-    def forget() -> None:
-        monkeypatch.setattr(_origin, "_repositories", _origin._Repositories())
-
-    forget()
-    return forget
+    _origin._known.clear()
 
 
 @pytest.fixture
@@ -114,34 +108,10 @@ def test_a_tree_is_dirty_when_files_that_git_knows_differ(
     assert git_state(repository) == GitState(git(repository, "rev-parse", "HEAD"), is_dirty)
 
 
-def packed(folder: Path) -> Path:
-    git(folder, "branch", "main-2")
-    git(folder, "pack-refs", "--all", "--prune")
-    assert not (folder / ".git/refs/heads/main").exists()
-    return folder
-
-
-def repacked(folder: Path) -> Path:
-    packed(folder)
-    git(folder, "commit", "-qm", "second", "--allow-empty")  # a file of its own again, which goes before
-    return folder
-
-
-def detached(folder: Path) -> Path:
-    git(folder, "checkout", "-q", "--detach")
-    return folder
-
-
 def linked(folder: Path) -> Path:
     git(folder, "worktree", "add", "-q", "-b", "feature", "../linked")
     git(folder.parent / "linked", "commit", "-qm", "second", "--allow-empty")
     return folder.parent / "linked"
-
-
-def packed_and_linked(folder: Path) -> Path:
-    tree = linked(folder)
-    git(folder, "pack-refs", "--all", "--prune")
-    return tree
 
 
 def submodule(folder: Path) -> Path:
@@ -152,41 +122,10 @@ def submodule(folder: Path) -> Path:
     return folder / "inner"
 
 
-def symbolic(folder: Path) -> Path:
-    git(folder, "symbolic-ref", "refs/heads/other", "refs/heads/main")
-    git(folder, "symbolic-ref", "HEAD", "refs/heads/other")
-    return folder
-
-
-def slashed(folder: Path) -> Path:
-    git(folder, "checkout", "-qb", "fix/a+b.c")
-    return packed(folder)
-
-
-@pytest.mark.parametrize(
-    "arrange", [packed, repacked, detached, linked, packed_and_linked, submodule, symbolic, slashed]
-)
+@pytest.mark.parametrize("arrange", [linked, submodule])
 def test_the_commit_is_what_git_says_it_is(repository: Path, arrange: Callable[[Path], Path]) -> None:
     place = arrange(repository)
     assert git_state(place) == GitState(git(place, "rev-parse", "HEAD"), False)
-
-
-def test_a_repository_with_longer_hashes(tmp_path: Path) -> None:
-    folder = new_repository(tmp_path / "long", "--object-format=sha256")
-    state = git_state(folder)
-    assert state is not None
-    assert (len(state.commit), state.commit) == (64, git(folder, "rev-parse", "HEAD"))
-
-
-def test_refs_in_a_table_are_read_by_git(
-    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The git at hand may not know the format, so a stand-in says what a newer one does."""
-    commit = "c" * 40
-    (repository / ".git/HEAD").write_text("ref: refs/heads/.invalid\n")
-    said = f"# branch.oid {commit}\\n# branch.head main\\n1 .M N... 100644 100644 100644 a b study.py\\n"
-    write_program(tmp_path / "bin/git", f"printf '{said}'", monkeypatch)
-    assert git_state(repository) == GitState(commit, True)
 
 
 def write_program(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,63 +240,43 @@ def test_a_monitor_that_a_repository_names_is_not_run(repository: Path, tmp_path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a repository to another user")
-def test_of_another_users_repository_only_the_commit_is_known(
+def test_of_another_users_repository_git_says_nothing(
     repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))  # where nothing is a safe.directory
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-    commit = git(repository, "rev-parse", "HEAD")
     for path in (repository, repository / ".git"):
         os.chown(path, 12345, 12345)
-    assert git_state(repository) == GitState(commit, None)
+    assert git_state(repository) is None
 
 
-def test_where_git_is_missing_the_tree_is_unknown(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commit = git(repository, "rev-parse", "HEAD")
+def test_where_git_is_missing_there_is_no_state(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert git_state(repository) == GitState(commit, None)
+    assert git_state(repository) is None
 
 
 def test_a_git_that_is_too_slow_is_asked_once(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, git_runs: list[str]
 ) -> None:
-    commit = git(repository, "rev-parse", "HEAD")
     monkeypatch.setattr(_origin, "GIT_SECONDS", 0.05)
-    monkeypatch.setattr(_origin, "COMMIT_AGE", 0.0)
-    monkeypatch.setattr(_origin, "DIRTY_AGE", 0.0)
+    monkeypatch.setattr(_origin, "AGE", 0.0)
     write_program(tmp_path / "bin/git", "exec sleep 60", monkeypatch)
-    assert [git_state(repository) for _ in range(3)] == [GitState(commit, None)] * 3
+    assert [git_state(repository) for _ in range(3)] == [None] * 3
     assert len(git_runs) == 1
 
 
-def test_nothing_on_the_disk_is_looked_at_again_within_a_second(
-    repository: Path, clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = git_state(repository)
-    git(repository, "commit", "-qm", "second", "--allow-empty")
-    clock(0.9)
-    assert git_state(repository) == before
-    clock(0.2)
-    assert git_state(repository) == GitState(git(repository, "rev-parse", "HEAD"), False)
-
-
-def test_git_is_asked_again_when_its_word_is_old_or_the_commit_is_new(
+def test_git_is_asked_again_when_its_word_is_old(
     repository: Path, clock: Callable[[float], None], git_runs: list[str]
 ) -> None:
-    def is_dirty() -> bool | None:
-        state = git_state(repository)
-        return None if state is None else state.is_dirty
-
-    assert is_dirty() is False
+    first = git_state(repository)
+    assert first == GitState(git(repository, "rev-parse", "HEAD"), False)
     (repository / "study.py").write_text("a = 2\n")
+    git(repository, "commit", "-qm", "second", "--allow-empty")
     clock(4.0)
-    assert is_dirty() is False
+    assert git_state(repository) == first
     clock(1.5)
-    assert is_dirty() is True
-    git(repository, "commit", "-qam", "second")
-    clock(1.5)
-    assert is_dirty() is False
-    assert git_runs.count(str(repository)) == 3
+    assert git_state(repository / "study.py") == GitState(git(repository, "rev-parse", "HEAD"), True)
+    assert git_runs == [str(repository)] * 2
 
 
 def test_the_slower_git_is_the_less_often_it_is_asked(
@@ -383,13 +302,6 @@ def test_git_is_started_once_for_all_files_of_a_repository(repository: Path, git
     assert git_runs == [str(repository)]
 
 
-def test_a_commit_made_while_git_answers_leaves_the_tree_unknown(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_origin, "_status", lambda worktree: GitState("d" * 40, True))
-    assert git_state(repository) == GitState(git(repository, "rev-parse", "HEAD"), None)
-
-
 def test_threads_that_ask_meanwhile_get_what_was_known(
     repository: Path, clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,56 +310,21 @@ def test_threads_that_ask_meanwhile_get_what_was_known(
 
     def held(worktree: str) -> GitState:
         looking.set()
-        assert looked.wait(20)
+        assert looked.wait(60)
         return GitState("", True)
 
     monkeypatch.setattr(_origin, "_status", held)
     clock(10.0)
     thread = threading.Thread(target=git_state, args=(repository,))
     thread.start()
-    assert looking.wait(20)
+    assert looking.wait(60)
     assert git_state(repository) == first
     looked.set()
     thread.join()
 
 
-def test_a_child_that_is_forked_while_a_thread_looks_can_look(repository: Path) -> None:
-    held = _origin._repositories._lock
-    held.acquire()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)  # a child that waits for the lock ends as well
-        os._exit(0 if git_state(repository) is not None else 1)
-    _, status = os.waitpid(child, 0)
-    held.release()
-    assert os.waitstatus_to_exitcode(status) == 0
-
-
 def no_head(folder: Path) -> None:
     (folder / ".git/HEAD").unlink()
-
-
-def pipe_for_a_head(folder: Path) -> None:
-    no_head(folder)
-    os.mkfifo(folder / ".git/HEAD")
-
-
-def rubbish_in_head(folder: Path) -> None:
-    (folder / ".git/HEAD").write_bytes(b"\xff\x00ref: nonsense" * 1000)
-
-
-def head_that_leads_out(folder: Path) -> None:
-    (folder.parent / "secret").write_text("a" * 40)
-    (folder / ".git/HEAD").write_text("ref: refs/../../../secret")
-
-
-def head_in_a_circle(folder: Path) -> None:
-    (folder / ".git/HEAD").write_text("ref: refs/heads/main")
-    (folder / ".git/refs/heads/main").write_text("ref: refs/heads/main")
-
-
-def head_with_a_nul(folder: Path) -> None:
-    (folder / ".git/HEAD").write_bytes(b"ref: refs/heads/a\x00b")
 
 
 def file_that_leads_nowhere(folder: Path) -> None:
@@ -464,11 +341,6 @@ def file_of_another_kind(folder: Path) -> None:
     "damage",
     [
         no_head,
-        pipe_for_a_head,
-        rubbish_in_head,
-        head_that_leads_out,
-        head_in_a_circle,
-        head_with_a_nul,
         file_that_leads_nowhere,
         file_of_another_kind,
     ],
@@ -500,7 +372,7 @@ def test_places_are_forgotten_before_they_are_too_many(
     monkeypatch.setattr(_origin, "MOST_PLACES", 10)
     for number in range(100):
         git_state(tmp_path / str(number))
-    assert len(_origin._repositories.by_place) <= 10
+    assert len(_origin._known) <= 10
 
 
 def test_importing_starts_nothing_and_imports_no_subprocess() -> None:
@@ -529,7 +401,7 @@ def test_a_fork_beside_git_lets_nobody_wait_for_the_child(repository: Path) -> N
             children.append(child)
             if len(children) > 20:
                 time.sleep(0.005)
-        asking.join(30)
+        asking.join(60)
         print(asking.is_alive())
         for child in children:
             os.kill(child, signal.SIGKILL)
@@ -540,6 +412,6 @@ def test_a_fork_beside_git_lets_nobody_wait_for_the_child(repository: Path) -> N
         env={**unmeasured(), "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
     )
     assert run.stdout == "False\n", run.stderr

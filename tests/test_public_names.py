@@ -39,7 +39,7 @@ def test_what_is_pickled_is_found_where_its_name_was_not_asked_for_yet(value: ob
     run(f"import pickle; assert repr(pickle.loads({pickle.dumps(value)!r})) == {repr(value)!r}")
 
 
-@pytest.mark.parametrize("module", ["_record", "_sweeps.grid", "_sweeps.sweep", "_explain"])
+@pytest.mark.parametrize("module", bencher_job._LATER)
 def test_a_class_is_the_package_s_own_however_it_was_met_first(module: str) -> None:
     run(f"""
         import importlib
@@ -50,15 +50,16 @@ def test_a_class_is_the_package_s_own_however_it_was_met_first(module: str) -> N
     """)
 
 
-def test_what_few_programs_need_is_not_imported_by_all() -> None:
+def test_a_decorated_function_imports_what_runs_jobs_at_its_first_use() -> None:
     run("""
         import sys
         from bencher_job import cached_job
         @cached_job
         def f(x): return x
-        of_sweeps = {"_sweeps", "_views"}
-        later = {"_explain", *of_sweeps}
+        later = "_cache _coordinator _executors _explain _job _keys _media _stores _sweeps _views".split()
         loaded = {f"bencher_job.{name}" for name in later} & set(sys.modules)
         assert not loaded, loaded
-        assert not {"json", "numbers", "random", "shutil", "statistics"} & set(sys.modules)
+        slow = "blake3 diskcache hashlib json numbers pickle random shutil sqlite3 statistics".split()
+        assert not {*slow} & set(sys.modules)
+        assert f.key(1) == f.cache.keys.key((1,), {})
     """)

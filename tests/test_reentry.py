@@ -26,7 +26,7 @@ def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[st
         capture_output=True,
         text=True,
         env={**unmeasured(), "PYTHONPATH": str(PACKAGE.parent)},
-        timeout=110,
+        timeout=240,
         check=False,
         **options,
     )
@@ -57,7 +57,7 @@ def test_a_call_at_any_line_of_the_library_ends(
 ) -> None:
     ran = run(PROGRAM, tmp_path, executor, operation, call, *sample(step))
     assert ran.returncode == 0, ran.stderr
-    assert int(ran.stdout) > 100  # points, or the operation was none
+    assert int(ran.stdout) > 20  # points, or the operation was none
 
 
 @pytest.mark.parametrize("executor", ["serial", "threads", "multiprocessing"])

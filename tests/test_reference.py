@@ -7,7 +7,6 @@ import re
 import sqlite3
 import struct
 import tarfile
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -116,33 +115,43 @@ def error_classes() -> set[str]:
     return found
 
 
-def messages() -> Iterator[Message]:
+@cache
+def messages() -> list[Message]:
     """The texts that errors of ours and warnings are given."""
     wanted = error_classes() - ELSEWHERE | {"warn_caller"}
-    for path, tree in trees().items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in wanted:
-                for text in map(text_of, node.args[:1]):
-                    yield Message(node.func.id, text, f"{path.name}:{node.lineno}")
+    return [
+        Message(node.func.id, text, f"{path.name}:{node.lineno}")
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in wanted
+        for text in map(text_of, node.args[:1])
+    ]
 
 
 @cache
-def all_texts() -> str:
-    """All texts of the code, one a line."""
-    return "\n".join(
-        text_of(node).replace("\n", " ")
+def all_texts() -> set[str]:
+    """All texts of the code."""
+    return {
+        text_of(node)
         for tree in trees().values()
         for node in ast.walk(tree)
         if isinstance(node, ast.JoinedStr | ast.Constant) and isinstance(node, ast.expr)
-    )
+    }
 
 
 def says(row: str, text: str) -> bool:
     """Whether a text says what a row of the reference has, which may be one of several things."""
-    return any(
-        re.search(".*".join(re.escape(part.strip()) for part in one.split("...")), text)
-        for one in row.split("; ")
-    )
+    return any(has_in_order(text, one.split("...")) for one in row.split("; "))
+
+
+def has_in_order(text: str, parts: list[str]) -> bool:
+    at = 0
+    for part in parts:
+        at = text.find(part.strip(), at)
+        if at < 0:
+            return False
+        at += len(part.strip())
+    return True
 
 
 # Errors
@@ -152,7 +161,7 @@ WARNINGS = section("errors.md", "CacheWarning")
 
 
 def test_there_is_something_to_compare() -> None:
-    assert len([*messages()]) > 50
+    assert len(messages()) > 50
     assert {"StoreFailure", "StoreBusy", *ELSEWHERE} <= error_classes()
 
 
@@ -171,10 +180,9 @@ def test_each_error_that_the_code_raises_stands_in_the_reference_with_a_remedy()
     ] == []
 
 
-@pytest.mark.parametrize("row", [*first_cells(ERRORS), *first_cells(WARNINGS)])
-def test_each_message_in_the_reference_is_one_of_the_code(row: str) -> None:
-    for one in row.split("; "):
-        assert says(one, all_texts()), one
+def test_each_message_in_the_reference_is_one_of_the_code() -> None:
+    told = [one for row in first_cells(ERRORS) + first_cells(WARNINGS) for one in row.split("; ")]
+    assert [one for one in told if not any(says(one, text) for text in all_texts())] == []
 
 
 @pytest.mark.parametrize("name", sorted(set(ERROR_NAMES) - {"BencherJobError", "CacheWarning"}))

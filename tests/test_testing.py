@@ -260,7 +260,7 @@ SCRIPT = """
 """
 
 
-@pytest.mark.parametrize("seed", ["random", "0", "1", "2"])
+@pytest.mark.parametrize("seed", ["random", "0"])
 def test_classes_of_a_script_are_checked(tmp_path, seed):
     """They travel by value, and go by the script's own name."""
     script = tmp_path / "study.py"

@@ -24,7 +24,6 @@ from .places import FAILURES, complain, look_at_each, stores_of
 
 __all__ = [
     "Chosen",
-    "Versions",
     "add_all_versions",
     "add_filters",
     "add_targets",
@@ -208,7 +207,7 @@ def selection_of(arguments: Namespace) -> Selection:
 
 
 Pairs = frozenset[tuple[str, str]]
-"""Versions of the code, as in a selection."""
+"""Versions of the code, as in a selection: fingerprints with the `version` option."""
 
 SHORTEST_PREFIX: Final = 4
 """Minimum number of digits that identify a key."""
@@ -248,15 +247,25 @@ class Chosen:
     functions: tuple[str, ...]
     keys: tuple[str, ...]
     is_everything: bool
-    versions: Versions
+    versions: tuple[VersionInfo, ...]
+    """Those of the chosen functions that have entries, also those that are not selected."""
+    by_default: bool
+    """Whether no option selects versions of the code. Then all versions of keys are chosen."""
 
     def records(self) -> Iterator[Record]:
         """Yield the chosen records; those of a function in order of age, the oldest first."""
-        if self.is_everything:
-            yield from self.store.records(self.selection)
-        for function in self.functions:
-            yield from self.store.records(replace(self.selection, function=function))
+        for selection in self._selections():
+            yield from self.store.records(selection)
         yield from self.of_keys()
+
+    def _selections(self) -> list[Selection]:
+        if self.is_everything:
+            return [self.selection]
+        return [replace(self.selection, function=function) for function in self.functions]
+
+    def _of_any_version(self) -> Selection:
+        """Return what is asked for of chosen keys."""
+        return replace(self.selection, versions=None) if self.by_default else self.selection
 
     def of_keys(self) -> Iterator[Record]:
         """Yield the records of the chosen keys, except those of chosen functions."""
@@ -265,91 +274,61 @@ class Chosen:
             if isinstance(found, Found) and found.record is None:
                 why = found.damage if found.may_be_whole else "its record is damaged"
                 raise StoreFailure(f"the entry {key} can't be shown: {why}")
+        selection = self._of_any_version()
         for info in self.store.history.infos(self.keys):
-            record = info.record
-            if record.function not in self.functions and self.versions.for_keys(self.selection).matches(
-                record
-            ):
-                yield record
+            if info.record.function not in self.functions and selection.matches(info.record):
+                yield info.record
 
     def running(self) -> list[Record]:
         """Return what is known of the chosen jobs that run now, the latest last."""
         selection = replace(self.selection, versions=None)
-        found = running_in(self.store)
-        return [record for record in found if self.is_meant(record) and selection.matches(record)]
+        return [each for each in running_in(self.store) if self._is_meant(each) and selection.matches(each)]
 
-    def failed(self) -> list[FailedJob]:
+    def failed(self, *, of_all_versions: bool = False) -> list[FailedJob]:
         """Return the chosen failed jobs, the latest last."""
-        found = self.store.history.failures(self.versions.for_keys(self.selection))
+        selection = replace(self.selection, versions=None) if of_all_versions else self.selection
         return [
             each
-            for each in reversed(found)
+            for each in reversed(self.store.history.failures(self._of_any_version()))
             if each.record.key in self.keys
-            or (self.is_meant(each.record) and self.selection.matches(each.record))
+            or (self._is_meant(each.record) and selection.matches(each.record))
         ]
 
-    def is_meant(self, record: Record) -> bool:
+    def _is_meant(self, record: Record) -> bool:
         """Whether a job is of a chosen function, or has a chosen key."""
         return self.is_everything or record.function in self.functions or record.key in self.keys
 
     def latest(self, limit: int) -> tuple[list[Record], bool]:
         """Return the latest records of each chosen function (0 for all), and whether there are more."""
-        wanted = [self.selection] if self.is_everything else []
-        wanted += [replace(self.selection, function=function) for function in self.functions]
         found: list[Record] = []
         has_more = False
-        for selection in wanted:
+        for selection in self._selections():
             records = list(self.store.records(selection, limit + 1 if limit else None))
             has_more = has_more or 0 < limit < len(records)
             found += records[-limit:]
         return found, has_more
 
 
-@dataclass(frozen=True, slots=True)
-class Versions:
-    """Which versions of the code of which functions a command line chooses in a store.
+def _versions(
+    arguments: Namespace,
+    functions: Sequence[FunctionInfo],
+    current: Mapping[str, Pairs],
+    failed: Sequence[FailedJob],
+) -> tuple[Collection[tuple[str, str]] | None, bool]:
+    """Return which versions of the code the options choose, None for all, and whether none of them does.
 
-    Attributes:
-        known: those of the chosen functions that have entries.
-        chosen: pairs of fingerprint and version; None for all.
-        is_default: whether nothing but the default has chosen them, which doesn't count for keys.
+    `current` has the versions of functions that were imported.
     """
-
-    known: tuple[VersionInfo, ...]
-    chosen: Collection[tuple[str, str]] | None
-    is_default: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        arguments: Namespace,
-        functions: Sequence[FunctionInfo],
-        current: Mapping[str, Pairs],
-        failed: Sequence[FailedJob],
-    ) -> Versions:
-        """Choose versions of some functions by the options; `current` has those of functions that were imported."""
-        known = tuple(each for function in functions for each in function.versions)
-        if arguments.code is not None:
-            pairs = {each[:2] for each in known if each.is_called(arguments.code)}
-            records = [each.record for each in failed]
-            pairs.update(
-                (each.fingerprint, each.version)
-                for each in records
-                if each.fingerprint.startswith(arguments.code)
-            )
-            return cls(known, pairs)
-        if vars(arguments).get("all_versions", True) and not vars(arguments).get("stale"):
-            return cls(known, None)
-        latest = frozenset[tuple[str, str]]().union(
-            *(current.get(each.name) or each.latest(failed) for each in functions)
-        )
-        if vars(arguments).get("stale"):
-            return cls(known, {each[:2] for each in known} - latest)
-        return cls(known, latest, is_default=True)
-
-    def for_keys(self, selection: Selection) -> Selection:
-        """Return what is asked for of chosen keys."""
-        return replace(selection, versions=None) if self.is_default else selection
+    options = {"all_versions": True, "stale": False} | vars(arguments)
+    known = {each[:2]: each for function in functions for each in function.versions}
+    if arguments.code is not None:
+        pairs = {pair for pair, each in known.items() if each.is_called(arguments.code)}
+        jobs = [(each.record.fingerprint, each.record.version) for each in failed]
+        return pairs.union(pair for pair in jobs if pair[0].startswith(arguments.code)), False
+    if options["all_versions"] and not options["stale"]:
+        return None, False
+    latest = Pairs().union(*(current.get(each.name) or each.latest(failed) for each in functions))
+    return (known.keys() - latest, False) if options["stale"] else (latest, True)
 
 
 def cache_of(name: str) -> JobFunctionCache:
@@ -421,24 +400,38 @@ def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: b
         running = running_in(store) if vars(arguments).get("running") else []
         functions_here = [*dict.fromkeys([*infos, *(job.function for job in running)])]
         known.update((each, None) for name in functions_here for each in (*_endings(name), name))
-        meant = _meant(
-            store,
-            names,
-            functions_here,
-            [*(each.record.key for each in failed), *(job.key for job in running)],
-        )
+        jobs = [*(each.record.key for each in failed), *(job.key for job in running)]
+        functions: dict[str, None] = {}
+        keys: dict[str, None] = {}
         for name in names:
-            if name in meant:
-                unknown.pop(name, None)
-            elif name in unknown and (removed := _removed(store, name)):
-                unknown[name] = removed
-        functions = tuple(dict.fromkeys(name for kind, name in meant.values() if kind is _FUNCTION))
-        keys = tuple(dict.fromkeys(name for kind, name in meant.values() if kind is _KEY))
-        if meant or not names:
+            if (function := _function(name, functions_here)) == name:
+                functions[name] = None
+            elif (key := _key(store, name, jobs)) is not None:
+                keys[key] = None
+            elif function is not None:
+                functions[function] = None
+            else:
+                if name in unknown and (removed := _removed(store, name)):
+                    unknown[name] = removed
+                continue
+            unknown.pop(name, None)
+        if functions or keys or not names:
             chosen = [infos[name] for name in (functions if names else infos) if name in infos]
-            versions = Versions.of(arguments, chosen, current, failed)
-            of_versions = replace(selection, versions=versions.chosen)
-            work(Chosen(store, directory, of_versions, functions, keys, not names, versions))
+            versions, by_default = _versions(arguments, chosen, current, failed)
+            of_versions = replace(selection, versions=versions)
+            all_versions = tuple(each for function in chosen for each in function.versions)
+            work(
+                Chosen(
+                    store,
+                    directory,
+                    of_versions,
+                    tuple(functions),
+                    tuple(keys),
+                    not names,
+                    all_versions,
+                    by_default,
+                )
+            )
 
     status = look_at_each(arguments, look, mends=mends)
     if status != Exit.DONE:  # the unknown names may be in a store that can't be read
@@ -446,10 +439,6 @@ def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: b
     for name, removed in unknown.items():
         complain(removed or f"no function is called {name}, and no key begins so{did_you_mean(name, known)}")
     return Exit.FOUND if unknown else status
-
-
-_FUNCTION: Final = "function"
-_KEY: Final = "key"
 
 
 def report_none(arguments: Namespace, told: TextIO | None = None) -> None:
@@ -485,26 +474,16 @@ def _endings(name: str) -> list[str]:
     return [".".join(parts[start:]) for start in range(1, len(parts))]
 
 
-def _meant(
-    store: Store, names: Sequence[str], known: Sequence[str], others: Sequence[str]
-) -> dict[str, tuple[str, str]]:
-    """Resolve names in a store. Unknown names are left out.
-
-    A name is, in this order: a function, a key or the first digits of one, the end of a function's name. `others` are
-    keys of jobs that have no entry.
+def _function(name: str, known: Collection[str]) -> str | None:
+    """Return the function that a name stands for: itself, or the only one that ends so.
 
     Raises:
-        Misused: when a name is ambiguous.
+        Misused: when several end so, and none is called so.
     """
-    meant: dict[str, tuple[str, str]] = {}
-    for name in names:
-        if name in known:
-            meant[name] = _FUNCTION, name
-        elif (key := _key(store, name, others)) is not None:
-            meant[name] = _KEY, key
-        elif (function := _ending_with(name, known)) is not None:
-            meant[name] = _FUNCTION, function
-    return meant
+    found = [name] if name in known else [function for function in known if function.endswith(f".{name}")]
+    if len(found) > 1:
+        raise Misused(f"{name} stands for several functions: {', '.join(found)}. Give the module too.")
+    return found[0] if found else None
 
 
 def _key(store: Store, name: str, others: Sequence[str]) -> str | None:
@@ -533,10 +512,3 @@ def _removed(store: Store, name: str) -> str:
         if isinstance(gone, Gone):
             return f"the entry {key} was {gone.reason} on {moment_text(gone.at)}"
     return ""
-
-
-def _ending_with(name: str, known: Sequence[str]) -> str | None:
-    found = [function for function in known if function.endswith(f".{name}")]
-    if len(found) > 1:
-        raise Misused(f"{name} stands for several functions: {', '.join(found)}. Give the module too.")
-    return found[0] if found else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -30,14 +29,15 @@ from .sharing import list_shared
 __all__ = ["DU", "LS", "STATS"]
 
 
-_ORDERS: Final[dict[str, Callable[[FunctionInfo], Any]]] = {
-    "name": lambda _function: "",
-    "entries": lambda function: -function.entries,
-    "size": lambda function: -function.size,
-    "hits": lambda function: -function.hits,
-    "saved": lambda function: -function.seconds_saved,
-    "used": lambda function: -function.last_used.timestamp(),
+_ORDERS: Final = {
+    "name": "",
+    "entries": "entries",
+    "size": "size",
+    "hits": "hits",
+    "saved": "seconds_saved",
+    "used": "last_used",
 }
+"""What `--sort` takes, with the field of the functions, which come by their names."""
 
 
 def _configure_ls(parser: ArgumentParser) -> None:
@@ -70,7 +70,8 @@ def _ls(arguments: Namespace) -> int:
         running.extend((directory, job) for job in running_in(store))
 
     status = look_at_each(arguments, look)
-    found.sort(key=lambda pair: (_ORDERS[arguments.sort](pair[1]), pair[0]))
+    if field := _ORDERS[arguments.sort]:
+        found.sort(key=lambda pair: getattr(pair[1], field), reverse=True)
     if arguments.json:
         functions = [function_fields(function, directory) for directory, function in found]
         jobs = [running_fields(job, directory) for directory, job in running]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +25,7 @@ from .._text import counted, size_text, visible
 from .choosing import Chosen, add_filters, add_targets, age, bytes_in, look_for, report_none
 from .command import Command, Exit, Misused
 from .output import add_consent, add_json, is_agreed, print_document
-from .places import add_place, cache_directory, change, change_each, complain, look_at_each
+from .places import add_place, cache_directory, complain, look_at_each, opened
 
 if TYPE_CHECKING:
     from .._stores.verification import Audit, Finding
@@ -53,7 +53,7 @@ def _verify(arguments: Namespace) -> int:
         if not arguments.json:
             print(audits[-1])
 
-    status = change_each(arguments, check) if arguments.repair else look_at_each(arguments, check)
+    status = look_at_each(arguments, check, mends=arguments.repair, changes=arguments.repair)
     if arguments.json:
         caches = [_fields(audit) for audit in audits]
         print_document("verify", cache_dir=cache_directory(arguments), caches=caches)
@@ -137,15 +137,11 @@ def _clear(arguments: Namespace) -> int:
         of_function = counted(entries[function], noun)
         size = "" if arguments.failed else f", {size_text(sizes[function])}"
         print(f"{visible(function) or '(no function)'}: {of_function}{size}")
-    if arguments.dry_run:
-        print(f"would remove {total}")
-        return status
-    if not is_agreed(arguments, f"Remove {total}?"):
-        print("nothing is removed")
-        return max(status, Exit.FOUND)
+    if not _is_agreed(arguments, total):
+        return status if arguments.dry_run else max(status, Exit.FOUND)
     removed = 0
     for directory, of_store in keys.items():
-        with change(arguments, directory) as store:
+        with opened(arguments, directory, changes=True) as store:
             if arguments.failed:
                 still = [each.record.key for each in store.history.failures() if each.record.key in of_store]
                 removed += len(still)
@@ -177,21 +173,6 @@ def _check_choice(arguments: Namespace) -> None:
         )
 
 
-@dataclass(slots=True)
-class _Waste:
-    """The garbage in a store."""
-
-    orphans: dict[Finding, int] = field(default_factory=dict)
-    """Files and folders that no entry owns, with their sizes in bytes."""
-    expired: int = 0
-    excess: tuple[int, int] = (0, 0)
-    """How many entries are beyond the limits that were given, and how many bytes they take."""
-
-    @property
-    def is_some(self) -> bool:
-        return bool(self.orphans or self.expired or self.excess[0])
-
-
 def _configure_gc(parser: ArgumentParser) -> None:
     limits = parser.add_argument_group(
         "limits", "the least recently used entries beyond them are removed as well"
@@ -206,64 +187,63 @@ def _configure_gc(parser: ArgumentParser) -> None:
 
 
 def _gc(arguments: Namespace) -> int:
-    found: dict[Path, _Waste] = {}
-    limits = _limits(arguments)
+    try:
+        limits = Limits(size=arguments.size, entries=arguments.entries, unused_for=arguments.unused_for)
+    except ValueError as error:
+        raise Misused(str(error)) from error
+    wasteful: dict[Path, dict[Finding, int]] = {}
+    totals: Counter[str] = Counter()
 
     def look(store: Store, directory: Path) -> None:
-        beyond = excess(store, limits) if limits.is_some else (0, 0)
-        found[directory] = _Waste(find_orphans(store), count_expired(store), beyond)
+        orphans, expired = find_orphans(store), count_expired(store)
+        beyond, size_beyond = excess(store, limits) if limits.is_some else (0, 0)
+        for finding, size in orphans.items():
+            print(f"{directory.name}/{visible(finding.name)}: {finding.fault.value}, {size_text(size)}")
+        if expired:
+            print(f"{directory.name}: {counted(expired, 'entry')} whose time is over")
+        if beyond:
+            print(
+                f"{directory.name}: {counted(beyond, 'entry')} of {size_text(size_beyond)} beyond the limits"
+            )
+        if orphans or expired or beyond:
+            wasteful[directory] = orphans
+        totals.update(orphans=len(orphans), size=sum(orphans.values()), expired=expired, beyond=beyond)
 
     status = look_at_each(arguments, look, mends=not arguments.dry_run)
-    wasteful = {directory: waste for directory, waste in found.items() if waste.is_some}
-    for directory, waste in wasteful.items():
-        for finding, size in waste.orphans.items():
-            print(f"{directory.name}/{visible(finding.name)}: {finding.fault.value}, {size_text(size)}")
-        if waste.expired:
-            print(f"{directory.name}: {counted(waste.expired, 'entry')} whose time is over")
-        if waste.excess[0]:
-            number, size = waste.excess
-            print(f"{directory.name}: {counted(number, 'entry')} of {size_text(size)} beyond the limits")
     if not wasteful:
         print("nothing to remove")
         return status
-    orphans = sum(len(waste.orphans) for waste in wasteful.values())
-    size = sum(size for waste in wasteful.values() for size in waste.orphans.values())
-    expired = sum(waste.expired for waste in wasteful.values())
-    beyond = sum(waste.excess[0] for waste in wasteful.values())
-    total = " and ".join(
-        part
-        for part, number in (
-            (f"{counted(orphans, 'orphan')} of {size_text(size)}", orphans),
-            (f"{counted(expired, 'expired entry')}", expired),
-            (f"{counted(beyond, 'entry')} beyond the limits", beyond),
-        )
-        if number
-    )
+    texts = {
+        "orphans": f"{counted(totals['orphans'], 'orphan')} of {size_text(totals['size'])}",
+        "expired": counted(totals["expired"], "expired entry"),
+        "beyond": f"{counted(totals['beyond'], 'entry')} beyond the limits",
+    }
+    total = " and ".join(text for what, text in texts.items() if totals[what])
+    if not _is_agreed(arguments, total):
+        return status if arguments.dry_run else max(status, Exit.FOUND)
+    removals = (_remove(arguments, directory, orphans, limits) for directory, orphans in wasteful.items())
+    return max(status, *removals)
+
+
+def _is_agreed(arguments: Namespace, total: str) -> bool:
+    """Whether to remove what was found; if not, say so."""
     if arguments.dry_run:
         print(f"would remove {total}")
-        return status
-    if not is_agreed(arguments, f"Remove {total}?"):
-        print("nothing is removed")
-        return max(status, Exit.FOUND)
-    return max(status, *(_remove(arguments, directory, waste) for directory, waste in wasteful.items()))
+        return False
+    if is_agreed(arguments, f"Remove {total}?"):
+        return True
+    print("nothing is removed")
+    return False
 
 
-def _limits(arguments: Namespace) -> Limits:
-    try:
-        return Limits(size=arguments.size, entries=arguments.entries, unused_for=arguments.unused_for)
-    except ValueError as error:
-        raise Misused(str(error)) from error
-
-
-def _remove(arguments: Namespace, directory: Path, waste: _Waste) -> int:
-    with change(arguments, directory) as store:
-        left = [finding for finding in remove_orphans(store, waste.orphans) if not finding.mended]
+def _remove(arguments: Namespace, directory: Path, orphans: Mapping[Finding, int], limits: Limits) -> int:
+    with opened(arguments, directory, changes=True) as store:
+        left = [finding for finding in remove_orphans(store, orphans) if not finding.mended]
         expired = remove_expired(store)
-        limits = _limits(arguments)
         beyond = shrink(store, limits) if limits.is_some else 0
     for finding in left:
         complain(f"{directory / finding.name} can't be removed")
-    removed = counted(len(waste.orphans) - len(left), "orphan")
+    removed = counted(len(orphans) - len(left), "orphan")
     shrunk = f", and {counted(beyond, 'entry')} beyond the limits" if beyond else ""
     print(f"{directory.name}: removed {removed} and {counted(expired, 'expired entry')}{shrunk}")
     return Exit.FAILED if left else Exit.DONE

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from argparse import ArgumentParser, Namespace
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from .._errors import warn_caller
 from .._record import FunctionInfo, Record, VersionInfo, code_label
-from .._stores import Found, Hit, Store
-from .._text import arguments_text, counted, moment_text, seconds_text, size_text, visible
+from .._stores import Found, Store
+from .._text import aligned, arguments_text, counted, moment_text, seconds_text, size_text, visible
 from .._views.pickles import Unreadable, read_pickle
 from .._views.summaries import common_fields, fields_of, short_text, without_fields
 from .command import Misused
@@ -69,10 +70,12 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None
     """Print a table, fitted to the terminal. In a pipe nothing is wrapped or cut."""
     rows = [[visible(cell) for cell in row] for row in rows]
     console = _console()
-    if console is None:
-        _align(columns, rows)
-    else:
+    if console is not None:
         _draw(console, columns, rows)
+        return
+    right = [at for at, column in enumerate(columns) if column.justify == "right"]
+    for line in aligned([[column.title for column in columns], *rows], right):
+        print(line)
 
 
 def show_heading(text: str) -> None:
@@ -172,17 +175,6 @@ def _fitted(
     return [columns[at] for at in kept], [[row[at] for at in kept] for row in rows], left_out
 
 
-def _align(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    titles = [column.title for column in columns]
-    widths = [max(map(len, cells)) for cells in zip(titles, *rows, strict=True)]
-    for row in (titles, *rows):
-        cells = (
-            cell.rjust(width) if column.justify == "right" else cell.ljust(width)
-            for cell, width, column in zip(row, widths, columns, strict=True)
-        )
-        print("  ".join(cells).rstrip())
-
-
 DOCUMENT_VERSION: Final = 1
 """Increased when a field is removed or changes its meaning, not when one is added."""
 
@@ -261,7 +253,7 @@ LARGEST_STREAM: Final = 1 << 25
 
 
 def described_by_key(store: Store, records: Sequence[Record]) -> dict[str, object]:
-    """Describe the results of entries by their keys. Those that can't be read or described are left out."""
+    """Describe the results of entries by their keys. Those that can't be described without unpickling are left out."""
     found: dict[str, object] = {}
     for record in records:
         largest = max(record.size, LARGEST_EXPANDED)  # what is not compressed is mapped, and takes no memory
@@ -270,23 +262,10 @@ def described_by_key(store: Store, records: Sequence[Record]) -> dict[str, objec
             known = store.history.examine(record.key)
             if isinstance(known, Found) and known.damage:
                 warn_caller(f"The entry {record.key} in {store.folder} is damaged: {known.damage}")
-            continue
-        try:
-            found[record.key] = _described(hit)
-        except Unreadable:
-            continue
+        elif len(hit.payload.stream) <= LARGEST_STREAM:
+            with suppress(Unreadable):
+                found[record.key] = read_pickle(hit.payload.stream, hit.payload.buffers)
     return found
-
-
-def _described(hit: Hit) -> object:
-    """Describe a result.
-
-    Raises:
-        Unreadable: when it can't be described without unpickling it.
-    """
-    if len(hit.payload.stream) > LARGEST_STREAM:
-        raise Unreadable(f"its objects take more than {LARGEST_STREAM >> 20} MB")
-    return read_pickle(hit.payload.stream, hit.payload.buffers)
 
 
 DIGITS_SHOWN: Final = 10

@@ -92,7 +92,6 @@ def run(commands: Sequence[Command], words: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: when the command line is invalid, or asks for help.
     """
-    _open_closed_streams()
     parser = parser_of(commands)
     offer_completion(parser)
     if isinstance(sys.stdout, TextIOWrapper):  # the terminal's encoding may lack characters of an argument
@@ -101,13 +100,6 @@ def run(commands: Sequence[Command], words: Sequence[str] | None = None) -> int:
         warnings.simplefilter("always", CacheWarning)
         warnings.showwarning = _show_warning
         return _ended(lambda: _run(_parsed(parser, commands, words)))
-
-
-def _open_closed_streams() -> None:
-    """Replace closed standard streams, as a daemon may have, with the null device."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the program ends
 
 
 def _run(arguments: Namespace) -> int:

@@ -35,8 +35,6 @@ __all__ = [
     "FAILURES",
     "add_place",
     "cache_directory",
-    "change",
-    "change_each",
     "complain",
     "failure_of",
     "look_at_each",
@@ -172,29 +170,13 @@ def one_store_of(arguments: Namespace) -> Path:
 
 
 @contextmanager
-def opened(arguments: Namespace, directory: Path) -> Iterator[Store]:
-    """Open a store read-only.
-
-    Raises:
-        Failed: when it can't be opened or read.
-    """
-    with _opened(look_into, arguments, directory) as store:
-        yield store
-
-
-@contextmanager
-def change(arguments: Namespace, directory: Path) -> Iterator[Store]:
-    """Open a store to change it.
+def opened(arguments: Namespace, directory: Path, *, changes: bool = False) -> Iterator[Store]:
+    """Open a store read-only, or to change it.
 
     Raises:
         Failed: when it can't be opened, read or written.
     """
-    with _opened(open_existing, arguments, directory) as store:
-        yield store
-
-
-@contextmanager
-def _opened(opening: Callable[..., Store], arguments: Namespace, directory: Path) -> Iterator[Store]:
+    opening = open_existing if changes else look_into
     try:
         with (
             prompt_interrupts(),
@@ -207,47 +189,36 @@ def _opened(opening: Callable[..., Store], arguments: Namespace, directory: Path
         raise failure_of(error, directory) from error
 
 
-def look_at_each(arguments: Namespace, work: Callable[[Store, Path], object], *, mends: bool = False) -> int:
-    """Call `work` with each store, opened read-only, and its folder, and return the worst exit code.
+def look_at_each(
+    arguments: Namespace,
+    work: Callable[[Store, Path], object],
+    *,
+    mends: bool = False,
+    changes: bool = False,
+) -> int:
+    """Call `work` with each store and its folder, and return the worst exit code.
 
-    If there are several stores, one that can't be opened is reported and the others are still used. With `mends` a
-    damaged database is replaced by its readable part, and the work is done again.
-
-    Raises:
-        StoreFailure: when there are none.
-        Failed: when none can be opened or read.
-    """
-    return _each(opened, arguments, work, mends)
-
-
-def change_each(arguments: Namespace, work: Callable[[Store, Path], object]) -> int:
-    """Call `work` with each store, opened to change it, and its folder.
-
-    Returns the worst exit code, as `look_at_each` does.
+    Stores are opened read-only unless `changes` is true. If there are several, one that can't be opened is reported and
+    the others are still used. With `mends` a damaged database is replaced by its readable part, and the work is done
+    again.
 
     Raises:
         StoreFailure: when there are none.
         Failed: when none can be opened, read or written.
     """
-    return _each(change, arguments, work, True)
-
-
-def _each(
-    opening: Callable[..., Any], arguments: Namespace, work: Callable[[Store, Path], object], mends: bool
-) -> int:
     failures: list[Failed] = []
     directories = stores_of(arguments)
     for directory in directories:
         try:
             try:
-                with opening(arguments, directory) as store:
+                with opened(arguments, directory, changes=changes) as store:
                     work(store, directory)
             except Failed as failure:
                 if not mends or not isinstance(failure.__cause__, StoreDamaged):
                     raise
-                with change(arguments, directory) as store:
+                with opened(arguments, directory, changes=True) as store:
                     replace_database(store, str(failure.__cause__))
-                with opening(arguments, directory) as store:
+                with opened(arguments, directory, changes=changes) as store:
                     work(store, directory)
         except Failed as failure:
             failures.append(failure)
@@ -276,13 +247,10 @@ def failure_of(error: Exception, directory: Path | None = None) -> Failed:
 
 def complain(message: str) -> None:
     """Print an error to stderr."""
-    print(f"bencher-job: {_shown(message)}", file=sys.stderr)
+    lines = "\n".join(map(visible, message.split("\n")))
+    print(f"bencher-job: {lines}", file=sys.stderr)
 
 
 def warn(message: str) -> None:
     """Print a warning to stderr."""
-    print(f"bencher-job: warning: {_shown(message)}", file=sys.stderr)
-
-
-def _shown(message: str) -> str:
-    return "\n".join(map(visible, message.split("\n")))
+    complain(f"warning: {message}")

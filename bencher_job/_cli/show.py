@@ -8,13 +8,11 @@ import pprint
 import shutil
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from .._query import EntryInfo
 from .._record import FailedJob, Record, hidden_text
 from .._stores import Found, Hit, Store, media_files
 from .._text import arguments_text, counted, moment_text, seconds_text, size_text, visible
@@ -34,7 +32,7 @@ from .output import (
 )
 from .places import add_place, cache_directory, complain
 
-__all__ = ["SHOW", "EntryShown", "entry_fields", "entry_shown", "show_entry"]
+__all__ = ["SHOW"]
 
 
 LONGEST_RESULT: Final = 1000
@@ -43,24 +41,12 @@ LONGEST_RESULT: Final = 1000
 _UNKNOWN: Final = object()
 
 
-@dataclass(frozen=True, slots=True)
-class EntryShown:
-    """Everything known about an entry."""
+def _entry(
+    store: Store, directory: Path, record: Record, *, with_value: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return everything known about an entry: for a document, and for people.
 
-    directory: Path
-    """The folder of its store."""
-    info: EntryInfo
-    known: Found
-    """Whether its bytes are intact, and the damage if they are not."""
-    described: object
-    """A description of its result, if one can be made without unpickling it."""
-    media: Mapping[Path, int]
-    """The files that its job wrote, with their sizes in bytes."""
-    value: object = _UNKNOWN
-
-
-def entry_shown(store: Store, directory: Path, record: Record, *, with_value: bool) -> EntryShown:
-    """Collect everything known about an entry. Its result is only unpickled if `with_value` is true.
+    Its result is only unpickled if `with_value` is true.
 
     Raises:
         Failed: when the entry was removed in between, or its result can't be unpickled.
@@ -69,15 +55,49 @@ def entry_shown(store: Store, directory: Path, record: Record, *, with_value: bo
     known, infos = history.examine(key), history.infos([key])
     if not infos or not isinstance(known, Found):
         raise Failed(f"the entry {key} was removed just now")
+    info, record = infos[0], infos[0].record
     described = {} if known.damage else described_by_key(store, [record])
-    return EntryShown(
-        directory=directory,
-        info=infos[0],
-        known=known,
-        described=described.get(key, _UNKNOWN),
-        media=media_files(directory, record),
-        value=_value(store, key, known.damage) if with_value else _UNKNOWN,
-    )
+    media = media_files(directory, record)
+    used = datetime.fromtimestamp(info.used, UTC)
+    expires = None if info.expires is None else datetime.fromtimestamp(info.expires, UTC)
+    document = record_fields(record, directory) | {
+        "hits": info.hits,
+        "last_used": used,
+        "expires": expires,
+        "damage": known.damage or None,
+        "file": info.file,
+        "media_files": [{"path": path, "size": size} for path, size in media.items()],
+        "parameters": info.parameters,
+        "parts": info.parts,
+        "result": fields_of(described[key]) if key in described else None,
+    }
+    state = f"can't be read here: {known.damage}" if known.may_be_whole else f"damaged: {known.damage}"
+    facts = {
+        "key": key,
+        "cache": os.fspath(directory),
+        "tag": record.tag,
+        "began": moment_text(record.created),
+        "took": seconds_text(record.seconds),
+        "size": f"{size_text(record.size)}, {f'in {info.file}' if info.file else 'in the database'}",
+        "state": state if known.damage else "whole",
+        "hits": f"{info.hits:,}",
+        "last used": moment_text(used),
+        "expires": "" if expires is None else moment_text(expires),
+        "media": "\n".join(f"{size_text(size)}  {path}" for path, size in media.items()),
+        "run by": _origin(record),
+        "commit": record.commit + (", and files differed from it" if record.commit and record.dirty else ""),
+        "version": record.version,
+        "code": f"{record.fingerprint}\nthe fingerprint of {', '.join(info.parts) or 'nothing but its name'}"
+        if record.fingerprint
+        else "",
+        "result": short_text(described[key], LONGEST_RESULT) if key in described else "",
+    }
+    if with_value:
+        value = _value(store, key, known.damage)
+        document["value"] = _for_json(value)
+        width = max(shutil.get_terminal_size((100, 24)).columns - 14, 40)
+        facts["result"] = pprint.pformat(value, width=width, sort_dicts=False)
+    return document, {name: fact for name, fact in facts.items() if fact}
 
 
 def _value(store: Store, key: str, damage: str) -> object:
@@ -89,23 +109,6 @@ def _value(store: Store, key: str, damage: str) -> object:
         return hit.load()
     except Exception as error:  # code that the pickle names can raise anything
         raise Failed(f"the result of {key} can't be unpickled: {type(error).__name__}: {error}") from error
-
-
-def entry_fields(entry: EntryShown) -> dict[str, Any]:
-    """Return the fields of an entry for a document, including those of its record."""
-    info = entry.info
-    known = record_fields(info.record, entry.directory) | {
-        "hits": info.hits,
-        "last_used": datetime.fromtimestamp(info.used, UTC),
-        "expires": None if info.expires is None else datetime.fromtimestamp(info.expires, UTC),
-        "damage": entry.known.damage or None,
-        "file": info.file,
-        "media_files": [{"path": path, "size": size} for path, size in entry.media.items()],
-        "parameters": info.parameters,
-        "parts": info.parts,
-        "result": None if entry.described is _UNKNOWN else fields_of(entry.described),
-    }
-    return known if entry.value is _UNKNOWN else known | {"value": _for_json(entry.value)}
 
 
 def _for_json(value: object) -> Any:
@@ -122,48 +125,8 @@ def _for_json(value: object) -> Any:
     return {"repr": repr(value)}
 
 
-def show_entry(entry: EntryShown) -> None:
-    """Print everything known about an entry."""
-    record = entry.info.record
-    show_facts(f"{record.function or '(no function)'}({arguments_text(record.arguments)})", [*_facts(entry)])
-
-
-def _facts(entry: EntryShown) -> Iterator[tuple[str, str]]:
-    info, record = entry.info, entry.info.record
-    yield "key", record.key
-    yield "cache", os.fspath(entry.directory)
-    if record.tag:
-        yield "tag", record.tag
-    yield "began", moment_text(record.created)
-    yield "took", seconds_text(record.seconds)
-    where = "in the database" if info.file is None else f"in {info.file}"
-    yield "size", f"{size_text(record.size)}, {where}"
-    yield "state", _state(entry.known)
-    yield "hits", f"{info.hits:,}"
-    yield "last used", moment_text(datetime.fromtimestamp(info.used, UTC))
-    if info.expires is not None:
-        yield "expires", moment_text(datetime.fromtimestamp(info.expires, UTC))
-    if entry.media:
-        yield "media", "\n".join(f"{size_text(size)}  {path}" for path, size in entry.media.items())
-    yield "run by", _origin(record)
-    if record.commit:
-        yield "commit", record.commit + (", and files differed from it" if record.dirty else "")
-    if record.version:
-        yield "version", record.version
-    if record.fingerprint:
-        yield "code", record.fingerprint
-        yield "", f"the fingerprint of {', '.join(info.parts) or 'nothing but its name'}"
-    if entry.value is not _UNKNOWN:
-        width = shutil.get_terminal_size((100, 24)).columns - 14
-        yield "result", pprint.pformat(entry.value, width=max(width, 40), sort_dicts=False)
-    elif entry.described is not _UNKNOWN:
-        yield "result", short_text(entry.described, LONGEST_RESULT)
-
-
-def _state(known: Found) -> str:
-    if not known.damage:
-        return "whole"
-    return f"can't be read here: {known.damage}" if known.may_be_whole else f"damaged: {known.damage}"
+def _call_text(function: str, arguments: Mapping[str, Any]) -> str:
+    return f"{function or '(no function)'}({arguments_text(arguments)})"
 
 
 def _origin(record: Record) -> str:
@@ -223,7 +186,7 @@ def _show(arguments: Namespace) -> int:
     if limit is None:
         limit = ROWS_SHOWN if sys.stdout.isatty() and not arguments.json else 0
     rows: list[tuple[Path, Record]] = []
-    entries: list[EntryShown] = []
+    entries: list[tuple[dict[str, Any], dict[str, str]]] = []
     results: dict[str, object] = {}
     hidden: list[str] = []
     has_more = False
@@ -236,11 +199,9 @@ def _show(arguments: Namespace) -> int:
                 f"--value shows the results of single entries, and {chosen.functions[0]} is a function."
             )
         entries.extend(
-            entry_shown(store, chosen.directory, record, with_value=arguments.value)
-            for record in chosen.of_keys()
+            _entry(store, chosen.directory, record, with_value=arguments.value) for record in chosen.of_keys()
         )
-        versions = chosen.versions
-        if versions.is_default and (text := hidden_text(versions.known, versions.chosen or ())):
+        if chosen.by_default and (text := hidden_text(chosen.versions, chosen.selection.versions or ())):
             hidden.append(text)
         records, is_cut = chosen.latest(limit)
         rows.extend((chosen.directory, record) for record in records)
@@ -251,17 +212,17 @@ def _show(arguments: Namespace) -> int:
     status = look_for(arguments, look)
     if arguments.json:
         records = [_fields(record, directory, arguments.results, results) for directory, record in rows]
-        records += [entry_fields(entry) for entry in entries]
+        records += [document for document, _ in entries]
         print_document(
             "show", cache_dir=cache_directory(arguments), more=has_more, hidden=hidden, records=records
         )
     else:
         texts = {key: result_text(result) for key, result in results.items()}
         show_records(rows, ("result", texts) if arguments.results else None)
-        for number, entry in enumerate(entries):
+        for number, (document, facts) in enumerate(entries):
             if number or rows:
                 print()
-            show_entry(entry)
+            show_facts(_call_text(document["function"], document["arguments"]), [*facts.items()])
         if has_more:
             complain(f"these are only the latest {limit}. Add --limit 0 for all.")
         for text in hidden:
@@ -285,8 +246,8 @@ def _show_jobs(arguments: Namespace) -> int:
             rows.extend((chosen.directory, record) for record in chosen.running())
             return
         found = chosen.failed()
-        everything = replace(chosen, selection=replace(chosen.selection, versions=None)).failed()
-        hidden += (len(everything) - len(found)) if chosen.versions.is_default else 0
+        if chosen.by_default:
+            hidden += len(chosen.failed(of_all_versions=True)) - len(found)
         failed.update((each.record.key, each) for each in found)
         rows.extend((chosen.directory, each.record) for each in found)
 
@@ -307,7 +268,7 @@ def _show_jobs(arguments: Namespace) -> int:
         show_records([row for row in rows if row[1].key not in keys], ("error", errors), without=("size",))
         for _, record in rows:
             if record.key in keys:
-                show_heading(f"{record.function or '(no function)'}({arguments_text(record.arguments)})")
+                show_heading(_call_text(record.function, record.arguments))
                 print("\n".join(map(visible, failed[record.key].traceback.splitlines())))
     if not rows and not arguments.json and status == Exit.DONE:
         print(f"no {'failed' if arguments.failed else 'running'} jobs")

@@ -52,14 +52,14 @@ def _versions(arguments: Namespace) -> int:
 
     def look(chosen: Chosen) -> None:
         if not chosen.functions:
-            raise Misused(f"{arguments.function} is no function. bencher-job ls lists them.")
+            raise Misused(f"{arguments.function} is not a function. bencher-job ls lists them.")
         (function,) = chosen.functions
         stored = {(each.fingerprint, each.version): each for each in chosen.store.history.versions(function)}
-        infos = sorted(chosen.versions.known, key=lambda each: each.first_seen)
+        infos = sorted(chosen.versions, key=lambda each: each.first_seen)
         if arguments.old is not None:
             old = _named(arguments.old, infos)
             latest = [
-                each for each in infos if each[:2] in (chosen.versions.chosen or ()) and each.fingerprint
+                each for each in infos if each[:2] in (chosen.selection.versions or ()) and each.fingerprint
             ]
             if arguments.new is None and not latest:
                 raise Misused(f"{function} has no results of its code as it is now. Name two versions.")
@@ -77,7 +77,7 @@ def _versions(arguments: Namespace) -> int:
                     "cache": chosen.directory.name,
                     "function": function,
                     **version_fields(info),
-                    "current": info[:2] in (chosen.versions.chosen or ()) and bool(info.fingerprint),
+                    "current": info[:2] in (chosen.selection.versions or ()) and bool(info.fingerprint),
                     "distributions": {} if now is None else distributions_of(now),
                     "changes": [] if changes is None else [*changes.facts()],
                 }

@@ -39,8 +39,6 @@ from .._stores import (
     Blob,
     Entry,
     Hit,
-    Lease,
-    Leases,
     NullStore,
     Payload,
     Store,
@@ -57,7 +55,7 @@ if TYPE_CHECKING:
     from .._origin import GitState
     from .coordinator import Coordinator
 
-__all__ = ["MOST_HITS_KEPT", "UNLOADABLE", "CommitThread", "Completion", "Counts", "Run", "commit"]
+__all__ = ["MOST_HITS_KEPT", "UNLOADABLE", "CommitThread", "Counts", "Run", "commit"]
 
 
 MOST_HITS_KEPT: Final = 1000
@@ -135,6 +133,9 @@ class Counts:
             return dict(vars(self._figures))
 
 
+NOT_ENDED: Final = Outcome()
+
+
 @dataclass(slots=True, eq=False)
 class Run:
     """One attempt to run a job, in this thread or on an engine.
@@ -147,6 +148,10 @@ class Run:
     job: Job
     executor: str
     git_state: GitState | None
+    outcome: Outcome = NOT_ENDED
+    """How it ended, once it has."""
+    payload: Payload | None = None
+    """The pickled value, once it is committed and unless a worker has written it."""
     is_withdrawn: bool = False
     """Whether another process runs the job instead, so that the end of this run doesn't count."""
     is_taken_over: bool = False
@@ -159,60 +164,46 @@ class Run:
     def step_back(self, runs: Sequence[Run]) -> None:
         """Release the leases of jobs that have not begun after all, so that other processes can run them."""
         for run in runs:
-            running, leases = run.running, run.running.store.leases
-            running.jobs.release_lease(running, partial(_release, leases))
+            run.running.release()
 
-
-@dataclass(slots=True, eq=False)
-class Completion:
-    """The end of a run, and its outcome.
-
-    Attributes:
-        has_begun: whether the function may have been called; False if the run was cancelled before.
-    """
-
-    run: Run
-    outcome: Outcome
-    has_begun: bool = True
-
-    @classmethod
-    def of(cls, run: Run, done: Future[Any], receive: Callable[[Future[Any]], Outcome]) -> Completion | None:
+    def receive(self, done: Future[Any], receive: Callable[[Future[Any]], Outcome]) -> Outcome | None:
         """Receive the outcome of an engine's future, in this thread; None if the run was withdrawn."""
         try:
-            is_cancelled = done.cancelled()
-            if run.is_withdrawn or (run.is_taken_over and is_cancelled):
+            if self.is_withdrawn or (self.is_taken_over and done.cancelled()):
                 return None
-            return cls(run, receive(done), has_begun=not is_cancelled)
+            return receive(done)
         except BaseException as error:  # noqa: BLE001 - unpickling runs code of the value's class
-            return cls(run, Outcome(error=error))
+            return Outcome(error=error)
 
     def written(self) -> Blob | None:
         """Return the value file that the worker has written, if it is still there."""
-        blob, blob_writer = self.outcome.blob, self.run.job.blob_writer
+        blob, blob_writer = self.outcome.blob, self.job.blob_writer
         is_there = blob is not None and blob_writer is not None and blob_writer.has(blob)
         return blob if is_there else None
 
-    def discard_written(self) -> None:
+    def discard_written(self, outcome: Outcome) -> None:
         """Remove the value file that the worker has written, if any."""
-        blob, blob_writer = self.outcome.blob, self.run.job.blob_writer
-        if blob is not None and blob_writer is not None:
-            blob_writer.discard(blob)
+        if outcome.blob is not None and self.job.blob_writer is not None:
+            self.job.blob_writer.discard(outcome.blob)
+
+    def pickled(self) -> Payload:
+        """Pickle the value, unless the worker has."""
+        return self.outcome.payload or dump_result(self.outcome.value, self.job.function)
 
     def pickled_for_all(self) -> Payload | None:
         """Pickle the value to copy it for several callers; None if it can't be pickled, and they share it."""
         try:
-            return self.outcome.payload or dump_result(self.outcome.value, self.run.job.function)
+            return self.pickled()
         except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
-            _log.warning("the value of %r can't be copied, so its callers share it: %s", self.run.job, error)
+            _log.warning("the value of %r can't be copied, so its callers share it: %s", self.job, error)
             return None
 
     def draft(self) -> Draft:
         """Make the record of the run."""
-        run, outcome = self.run, self.outcome
-        job, state = run.job, run.git_state
+        job, outcome, state = self.job, self.outcome, self.git_state
         media, place = job.media_folder if outcome.may_have_files else None, outcome.place
         origin = Origin(
-            run.executor,
+            self.executor,
             place.host,
             place.pid,
             place.python,
@@ -234,8 +225,7 @@ class Completion:
 
     def entry(self, payload: Payload | Blob, options: StoreOptions) -> Entry:
         """Make the entry of a pickled value, or of the file that holds it."""
-        run = self.run
-        job, lease = run.job, run.running.lease
+        job, lease = self.job, self.running.lease
         return Entry(
             payload,
             self.draft(),
@@ -245,14 +235,14 @@ class Completion:
             options.compression,
             None if options.ttl is None else time.time() + options.ttl,
             attributes=None if job.keys is None else job.keys.attributes.get(job.job_key),
-            replaces=run.running.replaces,
+            replaces=self.running.replaces,
         )
 
     def failed(self, error: BaseException) -> FailedJob:
         """Return what is known of the run, and how it failed."""
         import traceback  # slow to import
 
-        draft, version = self.draft(), self.run.job.function_version
+        draft, version = self.draft(), self.job.function_version
         record = replace(
             draft._replace(created=draft.created or time.time()).finished(),
             arguments=shown_arguments(draft.arguments),
@@ -279,23 +269,23 @@ LARGEST_BATCH: Final = 256
 PATIENCE: Final = 0.5
 """Seconds that receiving one result may take before another thread goes on with the others."""
 
-Receive = Callable[[], Completion | None]
+Receive = Callable[[], Outcome | None]
 _Queue = queue.SimpleQueue["tuple[CommitThread, Run, Receive] | None"]
 
 
 class CommitThread:
     """Receives and commits finished runs of one cache, many at a time, in a thread of its own.
 
-    `commit` gets the completions, and `withdrawn` each run that does not count. `give_up` is asked about a run whose
-    result has been received for so many seconds. It returns the completion to commit in its place, or None to wait on.
-    What is received later is dropped. Its threads are in `resolving` while they resolve futures.
+    `commit` gets runs with their outcomes, and `withdrawn` each run that does not count. `give_up` is asked about a run
+    whose result has been received for so many seconds. It returns the outcome to commit in its place, or None to wait
+    on. What is received later is dropped. Its threads are in `resolving` while they resolve futures.
     """
 
     def __init__(
         self,
-        commit: Callable[[Sequence[Completion]], None],
+        commit: Callable[[Sequence[Run]], None],
         withdrawn: Callable[[Run], None],
-        give_up: Callable[[Run, float], Completion | None],
+        give_up: Callable[[Run, float], Outcome | None],
         resolving: set[int],
         name: str,
     ) -> None:
@@ -311,7 +301,7 @@ class CommitThread:
         """Forget the threads, which a forked child doesn't have."""
         self._lock = threading.Lock()
         self._receiving: dict[Run, tuple[int, float]] = {}  # the thread that receives a run, and since when
-        self._received: deque[Completion] = deque()
+        self._received: deque[Run] = deque()
         self._left: set[int] = set()
         self._is_watched = False
         self._items: _Queue = queue.SimpleQueue()
@@ -336,7 +326,7 @@ class CommitThread:
         return thread
 
     def put(self, run: Run, receive: Receive) -> None:
-        """Hand over a finished run. `receive` returns its completion, or None if the run was withdrawn."""
+        """Hand over a finished run. `receive` returns its outcome, or None if the run was withdrawn."""
         with self._lock:
             self._items.put((self, run, receive))
             with suppress(RuntimeError):  # the program ends
@@ -382,14 +372,15 @@ class CommitThread:
             is_watched, self._is_watched = self._is_watched, True
         if not is_watched:
             timer.add(PATIENCE, self._look)
-        completion = receive()
+        outcome = receive()
         is_given_up = self._receiving.pop(run, None) is None
-        if completion is None:
+        if outcome is None:
             self._withdrawn(run)
         elif is_given_up:
-            completion.discard_written()
+            run.discard_written(outcome)
         else:
-            self._received.append(completion)
+            run.outcome = outcome
+            self._received.append(run)
 
     def _look(self) -> None:
         """Let other threads continue while one receives a long result."""
@@ -409,8 +400,8 @@ class CommitThread:
             timer.add(PATIENCE, self._look)
 
 
-def _given(completion: Completion) -> Completion:
-    return completion
+def _given(outcome: Outcome) -> Outcome:
+    return outcome
 
 
 def _serve(items: _Queue, owner: CommitThread | None) -> None:
@@ -445,72 +436,58 @@ UNLOADABLE: Final[set[str]] = set()
 """Keys of entries that can't be unpickled here, as a warning has said, until their jobs have run again."""
 
 
-def commit(
-    completions: Sequence[Completion], options: StoreOptions
-) -> tuple[dict[Completion, Payload], list[str], dict[Completion, Hit]]:
+def commit(runs: Sequence[Run], options: StoreOptions) -> tuple[list[str], dict[str, Hit]]:
     """Store the results of runs that succeeded, and remove the media of those that failed. Release all leases.
 
-    Returns the pickled values that were not written by workers, a sentence for each result that could not be stored,
-    which is empty if the same was said before, and the results of other machines that were stored first.
+    Returns a sentence for each result that could not be stored, which is empty if the same was said before, and the
+    results of other machines that were stored first, by key.
     """
     entries: dict[Store, list[Entry]] = {}
-    payloads: dict[Completion, Payload] = {}
     unsaved: list[str] = []
-    for completion in completions:
-        run, job = completion.run, completion.run.job
-        UNLOADABLE.discard(job.job_key)
-        if completion.outcome.error is not None:
-            _fail(completion, completion.outcome.error)
-            continue
-        store = run.running.store
-        if not store.keeps:
-            if isinstance(store, NullStore) and store.is_closed_off:
-                unsaved.append("")  # a warning has said that it can't be opened
-            continue
-        if options.keep is not None and not _is_kept(options.keep, completion, options, unsaved):
-            completion.discard_written()
-            run.running.release()
-            continue
-        refusal = _refusal(job, completion.outcome)
-        if refusal is not None:
-            completion.discard_written()
-        else:
-            try:
-                written = None if completion.outcome.blob is None else completion.written()
-                if written is None:
-                    payload = completion.outcome.payload or dump_result(
-                        completion.outcome.value, job.function
-                    )
-                    payloads[completion] = payload
-            except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
-                refusal = f"The result of {job!r} can't be pickled ({type(error).__name__}: {error})"
-            else:
-                entry = completion.entry(payloads[completion] if written is None else written, options)
-                entries.setdefault(store, []).append(entry)
-        if refusal is not None:
-            unsaved.append(refusal)
-            run.running.release()
     winners: dict[str, Hit] = {}
+    for run in runs:
+        outcome, store = run.outcome, run.running.store
+        UNLOADABLE.discard(run.job.job_key)
+        if outcome.error is not None:
+            _fail(run, outcome.error)
+        elif store.keeps:
+            if (entry := _entry_of(run, outcome, options, unsaved)) is not None:
+                entries.setdefault(store, []).append(entry)
+            else:
+                run.discard_written(outcome)
+                run.running.release()
+        elif isinstance(store, NullStore) and store.is_closed_off:
+            unsaved.append("")  # a warning has said that it can't be opened
     for store, group in entries.items():
         _put(store, group, unsaved, winners)
-    others = (
-        {each: winners[key] for each in completions if (key := each.run.job.job_key) in winners}
-        if winners
-        else {}
-    )
-    return payloads, unsaved, others
+    return unsaved, winners
 
 
-def _is_kept(
-    keep: Callable[..., object], completion: Completion, options: StoreOptions, unsaved: list[str]
-) -> bool:
+def _entry_of(run: Run, outcome: Outcome, options: StoreOptions, unsaved: list[str]) -> Entry | None:
+    """Make the entry of a run, or say in `unsaved` why there is none."""
+    if options.keep is not None and not _is_kept(options.keep, run, options, unsaved):
+        return None
+    refusal = _refusal(run.job, outcome)
+    if refusal is None:
+        try:
+            written = None if outcome.blob is None else run.written()
+            if written is None:
+                run.payload = run.pickled()
+            return run.entry(run.payload or written, options)  # type: ignore[arg-type]  # one of them is there
+        except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
+            refusal = f"The result of {run.job!r} can't be pickled ({type(error).__name__}: {error})"
+    unsaved.append(refusal)
+    return None
+
+
+def _is_kept(keep: Callable[..., object], run: Run, options: StoreOptions, unsaved: list[str]) -> bool:
     """Whether `keep` accepts a result. One that it refuses is counted; if it raises, that is said in `unsaved`."""
-    run, value = completion.run, completion.outcome.value
+    value = run.outcome.value
     try:
         if required_parameters(keep) < 2:
             is_kept = bool(keep(value))
         else:
-            is_kept = bool(keep(value, completion.entry(Payload(b"", ()), options).info(0, 0.0).record))
+            is_kept = bool(keep(value, run.entry(Payload(b"", ()), options).info(0, 0.0).record))
     except Exception as error:  # noqa: BLE001 - the caller's own function
         unsaved.append(f"keep={keep!r} failed on the result of {run.job!r} ({error_text(error)})")
         return False
@@ -593,32 +570,25 @@ def _libraries_of(job: Job, fingerprint: Fingerprint) -> Mapping[str, str]:
     return fingerprint.libraries
 
 
-def _fail(completion: Completion, error: BaseException) -> None:
+def _fail(run: Run, error: BaseException) -> None:
     """Remove the media of a run that failed, list the failure, and pass the function's own exception on to waiters.
 
     If this process was interrupted, or lost its worker, one of the waiters in other processes runs the job instead.
     """
-    run = completion.run
     if run.job.media_folder is not None:
         _media.discard(run.job.media_folder)
-    running, store = run.running, run.running.store
+    store, lease = run.running.store, run.running.lease
     has_failed = isinstance(error, Exception) and not isinstance(error, CancelledError)
-    failed = completion.failed(error) if has_failed and store.keeps else None
-    is_its_own = has_failed and not isinstance(error, BencherJobError)
-    if is_its_own and running.holds_lease() and (lease := running.jobs.take_lease(running)) is not None:
-        store.leases.fail(lease, partial(_dumped, error), failed)
-    else:
-        running.jobs.release_lease(running, lambda lease: store.leases.fail(lease, None, failed))
+    failed = run.failed(error) if has_failed and store.keeps else None
+    if lease is not None:
+        is_its_own = lease.held and has_failed and not isinstance(error, BencherJobError)
+        store.leases.fail(lease, partial(_dumped, error) if is_its_own else None, failed)
 
 
 def _dumped(error: BaseException) -> bytes:
-    from .._executors.exceptions import dump_error  # slow to import
+    from .._executors.pickling import dump_error  # slow to import
 
     return dump_error(error, for_same_program=True)
-
-
-def _release(leases: Leases, lease: Lease) -> None:
-    leases.release([lease])
 
 
 def _put(store: Store, entries: Sequence[Entry], unsaved: list[str], winners: dict[str, Hit]) -> None:

@@ -36,11 +36,19 @@ from functools import partial
 from typing import Any, Final
 
 from .. import _media
-from .._context import CURRENT, Surroundings
+from .._context import CURRENT, Surroundings, critical
 from .._errors import BencherJobError, JobTimeout, WorkerLost, warn_caller
-from .._executors import CallFuture, Engine, Executors, Outcome, error_text, inside_worker, run_inline
+from .._executors import (
+    CallFuture,
+    Engine,
+    Executors,
+    Outcome,
+    describe,
+    error_text,
+    inside_worker,
+    run_inline,
+)
 from .._future import JobFuture
-from .._inside import critical
 from .._job import Job
 from .._keys.names import load_for
 from .._lifetime import Lifetime
@@ -49,10 +57,10 @@ from .._loops import Caller, is_coroutine_function, running_loop
 from .._options import Options
 from .._origin import git_state_of
 from .._processes import renew_after_fork
-from .._stores import MISS, BlobLost, Hit, Lease, Miss, Payload, Store
+from .._stores import MISS, BlobLost, Hit, Lease, Miss, Store
 from .._text import printable
 from .._timer import timer
-from .commits import UNLOADABLE, CommitThread, Completion, Counts, Run, commit
+from .commits import UNLOADABLE, CommitThread, Counts, Run, commit
 from .engines import Engines, finish_at_exit
 from .running import (
     Ended,
@@ -346,7 +354,7 @@ class Coordinator:
 
     def _fail_as(self, running: RunningJob, pickled: bytes, *, here: bool) -> None:
         """End a job with the exception of another process. If it can't be unpickled, the job runs here."""
-        from .._executors.exceptions import load_error  # slow to import
+        from .._executors.pickling import load_error  # slow to import
 
         try:
             error = load_error(pickled)
@@ -364,7 +372,7 @@ class Coordinator:
         return isinstance(hit, Hit) and self._answer(running, hit)
 
     def _answer(self, running: RunningJob, hit: Hit) -> bool:
-        """End a job with a value that was stored since it was looked up. Return False if it is no answer."""
+        """End a job with a value that was stored since it was looked up. Return False if it is not an answer."""
         if self._lifetime is not None:
             job, mapped = running.job, self._store_options.mmap
             found = self._lifetime.current(running.store, job.function_name, job.job_key, hit, mapped)
@@ -402,14 +410,13 @@ class Coordinator:
             run = self._run_of(running, Executors.SERIAL)
             if running.attempt > 1:  # the attempt before may have changed the arguments
                 run.job.note_changes()
-            outcome = self._outcome_of(run.job)
-            completion = Completion(run, outcome)
-            pause = None if outcome.error is None else self._pause_after(completion)
+            run.outcome = outcome = self._outcome_of(run.job)
+            pause = None if outcome.error is None else self._pause_after(run)
             if pause is None:
                 break
             if threading.get_ident() not in self._resolving:
                 time.sleep(pause)
-        self._finish([completion])
+        self._finish([run])
         if isinstance(outcome.error, KeyboardInterrupt):
             raise outcome.error
 
@@ -478,9 +485,9 @@ class Coordinator:
 
         def returned(done: Future[Any], verdict: BaseException | None = None) -> None:
             if verdict is None:
-                self._commits.put(run, partial(Completion.of, run, done, engine.receive))
+                self._commits.put(run, partial(run.receive, done, engine.receive))
             else:
-                self._commits.put(run, partial(Completion, run, Outcome(error=verdict)))
+                self._commits.put(run, lambda: Outcome(error=verdict))
 
         if run.running.engine is None:
             self.engines.watch(done, run.job, returned)
@@ -509,12 +516,12 @@ class Coordinator:
             runs.append(run)
         return runs
 
-    def _pause_after(self, completion: Completion) -> float | None:
+    def _pause_after(self, run: Run) -> float | None:
         """Return the seconds to wait before a job that failed is tried again; None if it isn't.
 
         A job whose large value was lost between the worker and this process is tried again at once, and sends it then.
         """
-        running, job, error = completion.run.running, completion.run.job, completion.outcome.error
+        running, job, error = run.running, run.job, run.outcome.error
         attempt = running.attempt
         if error is None or attempt == 0:  # the future of another executor has no second attempt
             return None
@@ -542,10 +549,10 @@ class Coordinator:
                 error.count_attempts(attempt)
         return pause
 
-    def _retry(self, completion: Completion) -> bool:
+    def _retry(self, run: Run) -> bool:
         """Run a job again that has failed on an engine. Return whether it does."""
-        run, running = completion.run, completion.run.running
-        pause = self._pause_after(completion)
+        running, started = run.running, run.outcome.started or time.time()
+        pause = self._pause_after(run)
         if pause is None:
             return False
         again = Run(self, running, run.job, run.executor, run.git_state)
@@ -555,8 +562,8 @@ class Coordinator:
         self._unfinished.add(again)
         running.run, running.engine_future = again, waiting
 
-        def cancelled() -> Completion | None:
-            return None if again.is_taken_over else Completion(again, Outcome(error=CancelledError()))
+        def cancelled() -> Outcome | None:
+            return None if again.is_taken_over else Outcome(error=CancelledError(), started=started)
 
         waiting.add_done_callback(lambda _: self._commits.put(again, cancelled))
         if pause:
@@ -592,28 +599,25 @@ class Coordinator:
 
     # committing
 
-    def _commit(self, completions: Sequence[Completion]) -> None:
+    def _commit(self, runs: Sequence[Run]) -> None:
         """Commit finished runs together and resolve their futures, in the commit thread."""
-        final = [each for each in completions if each.outcome.error is None or not self._retry(each)]
+        final = [run for run in runs if run.outcome.error is None or not self._retry(run)]
         try:
             self._finish(final)
         except BaseException as error:  # noqa: BLE001 - the callers get it, whatever it is
             _log.exception("results can't be kept, or a callback of a future has failed")
-            for completion in final:
-                running = completion.run.running
-                running.jobs.remove(running)
-                running.resolve(Outcome(error=error))
+            for run in final:
+                run.running.jobs.remove(run.running)
+                run.running.resolve(Outcome(error=error))
         finally:
-            for completion in completions:
-                self._ended(completion.run)
+            for run in runs:
+                self._ended(run)
 
-    def _give_up(self, run: Run, seconds: float) -> Completion | None:
+    def _give_up(self, run: Run, seconds: float) -> Outcome | None:
         """End a job whose value takes longer to be unpickled than the job itself may run."""
         timeout = self._run_options.timeout
         if timeout is None or seconds < timeout:
             return None
-        from .._executors.entry import describe  # slow to import
-
         name = describe(run.job)
         error = JobTimeout(
             f"{name} has run in time, but its result could not be unpickled within another {timeout:g} s. Return "
@@ -621,49 +625,48 @@ class Coordinator:
             job=name,
             seconds=timeout,
         )
-        return Completion(run, Outcome(error=error))
+        return Outcome(error=error)
 
-    def _finish(self, completions: Sequence[Completion]) -> None:
+    def _finish(self, runs: Sequence[Run]) -> None:
         """Commit the results of runs, and then give each caller the value or the exception."""
-        for completion in completions:
-            completion.run.running.state = State.COMMITTING
-            completion.run.running.outcome = completion.outcome
-        payloads, unsaved, others = commit(completions, self._store_options)
-        for completion, hit in others.items():
-            self._adopt(completion, hit, payloads)
+        for run in runs:
+            run.running.state = State.COMMITTING
+            run.running.outcome = run.outcome
+        unsaved, winners = commit(runs, self._store_options)
+        for run in runs if winners else ():
+            if (hit := winners.get(run.job.job_key)) is not None:
+                self._adopt(run, hit)
         if unsaved:
             self.counts.add(unsaved=len(unsaved))
         try:
-            if len(completions) == 1:
-                self._resolve(completions[0], payloads.get(completions[0]))
-            else:
-                for_each(completions, lambda each: self._resolve(each, payloads.get(each)))
+            for_each(runs, self._resolve)
         finally:
             for fact in map(printable, filter(None, unsaved)):  # last: the user may turn warnings into errors
                 _log.warning("%s", fact)
                 warn_caller(f"{fact}. The caller gets it, and the next call computes it again.")
 
-    def _adopt(self, completion: Completion, hit: Hit, payloads: dict[Completion, Payload]) -> None:
+    def _adopt(self, run: Run, hit: Hit) -> None:
         """Resolve the callers of a job with what another machine stored first."""
-        value = load(completion.run.job.job_key, hit, completion.run.job.function)
+        value = load(run.job.job_key, hit, run.job.function)
         if value is not MISS:
-            payloads[completion] = hit.payload
-            completion.outcome = completion.outcome._replace(value=value, payload=hit.payload, blob=None)
-            completion.run.running.outcome = completion.outcome
+            run.payload = hit.payload
+            run.running.outcome = run.outcome = run.outcome._replace(
+                value=value, payload=hit.payload, blob=None
+            )
 
     # resolved
 
-    def _resolve(self, completion: Completion, payload: Payload | None) -> None:
+    def _resolve(self, run: Run) -> None:
         """Resolve all callers with the outcome of a run."""
-        running, outcome = completion.run.running, completion.outcome
+        running, outcome = run.running, run.outcome
         running.jobs.remove(running)
-        if isinstance(outcome.error, CancelledError) and not completion.has_begun and running.attempt < 2:
+        if isinstance(outcome.error, CancelledError) and not outcome.started and running.attempt < 2:
             self.counts.add(computed=-1)
         elif outcome.error is not None:
             self.counts.add(failed=1, computed=-1 if _was_refused_or_lost(outcome) else 0)
-        elif payload is None and outcome.blob is not None and len(running.futures) > 1:
-            payload = completion.pickled_for_all()
-        running.resolve(outcome, payload)
+        elif run.payload is None and outcome.blob is not None and len(running.futures) > 1:
+            run.payload = run.pickled_for_all()
+        running.resolve(outcome, run.payload)
 
     def _abandon(self, running: RunningJob, error: BaseException) -> None:
         """End a job that will not run, or whose run in this thread was interrupted, and release its lease.
@@ -684,7 +687,7 @@ class Coordinator:
         self._commits.start()
         self._unfinished.add(run)
         finish_at_exit(self)
-        self._commits.put(run, partial(Completion.of, run, done, _outcome_of))
+        self._commits.put(run, partial(run.receive, done, _outcome_of))
 
     def settle_here(
         self, future: JobFuture[Any], done: Future[Any], store: Store, *, replaces: bool = False
@@ -692,9 +695,10 @@ class Coordinator:
         """Store the result of a future that is done in this thread, and resolve the job's own future."""
         run = self._run_of_another(future, store)
         run.running.replaces = replaces
-        completion = Completion.of(run, done, _outcome_of)
-        if completion is not None:
-            self._finish([completion])
+        outcome = run.receive(done, _outcome_of)
+        if outcome is not None:
+            run.outcome = outcome
+            self._finish([run])
 
     def _run_of_another(self, future: JobFuture[Any], store: Store) -> Run:
         job = future.job

@@ -15,17 +15,18 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from .. import _media
+from .._context import is_inside, runs_jobs
 from .._errors import BencherJobError, JobTimeout
 from .._executors import (
     Engine,
     Executors,
     check_limits,
+    describe,
     engine_for,
     error_text,
     executor_name,
     inside_worker,
 )
-from .._inside import is_inside, runs_jobs
 from .._job import Job
 from .._loops import is_coroutine_function
 from .._options import PoolOptions
@@ -123,8 +124,6 @@ class Timeouts:
             return True
 
     def _verdict(self, job: Job) -> JobTimeout:
-        from .._executors.entry import describe  # slow to import
-
         name = describe(job)
         return JobTimeout(
             f"{name} ran for longer than its timeout of {self._timeout:g} s. {self._engine.name} can't end it, so it "

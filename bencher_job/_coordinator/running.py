@@ -23,10 +23,9 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from .._context import Surroundings
+from .._context import Surroundings, runs_jobs
 from .._executors import Engine, Outcome, inside_worker, is_submitter
 from .._future import JobFuture
-from .._inside import runs_jobs
 from .._job import Job
 from .._keys.names import load_for
 from .._processes import renew_after_fork
@@ -89,7 +88,7 @@ class RunningJob:
     Attributes:
         jobs: the running jobs of the store, of which it is one.
         is_in_line: whether the owner's thread runs the job.
-        is_fresh: whether a stored result is no answer.
+        is_fresh: whether a stored result is not an answer.
         replaces: whether the caller wants the result to replace a stored one, on all machines.
         outcome: how the job ended, once that is known.
         lease: the lease of the key, which may not be held.
@@ -148,6 +147,7 @@ class RunningJob:
         """Release the lease of the key, if it is held."""
         if self.lease is not None and self.lease.held:
             self.store.leases.release([self.lease])
+            self.lease = None
 
     def may_be_stored(self) -> bool:
         """Whether the key had an entry when the lease was acquired, stored perhaps since it was looked up."""
@@ -200,21 +200,12 @@ class RunningJobs:
         """Start empty in a forked child, which doesn't have the threads that run them."""
         self._lock = threading.Lock()
         self._by_key: dict[str, RunningJob] = {}
-        self._cancelled: dict[str, RunningJob] = {}
 
     def enter(self, running: RunningJob, future: JobFuture[Any] | None = None) -> RunningJob:
-        """Enter a job, unless its key is running already; then the future joins that one. Return the key's job.
-
-        A cancelled job of the key that has not ended yet passes its lease on. Without this the key would have no lease
-        when that one ends, and another process would run the job as well.
-        """
+        """Enter a job, unless its key is running already; then the future joins that one. Return the key's job."""
         with self._lock:
-            key = running.job.job_key
-            owned = self._by_key.setdefault(key, running)
-            if owned is running and key in self._cancelled:
-                cancelled = self._cancelled.pop(key)
-                running.lease, cancelled.lease = cancelled.lease, None
-            elif owned is not running and future is not None:
+            owned = self._by_key.setdefault(running.job.job_key, running)
+            if owned is not running and future is not None:
                 owned.futures.append(future)
         return owned
 
@@ -234,24 +225,6 @@ class RunningJobs:
         with self._lock:
             if self._by_key.get(key) is running:
                 del self._by_key[key]
-            if self._cancelled.get(key) is running:
-                del self._cancelled[key]
-
-    def take_lease(self, running: RunningJob) -> Lease | None:
-        """Take the lease of a job away, unless another job has inherited it."""
-        with self._lock:
-            lease, running.lease = running.lease, None
-            return lease
-
-    def release_lease(self, running: RunningJob, release: Callable[[Lease], None]) -> None:
-        """Release the lease of a job that failed or did not begin, unless another job has inherited it.
-
-        A caller that asks for the key at the same time waits for that, and then acquires the lease.
-        """
-        with self._lock:
-            lease, running.lease = running.lease, None
-            if lease is not None:
-                release(lease)
 
     def leave(self, future: JobFuture[Any]) -> bool:
         """Remove a caller that cancels, and cancel the job with the last one. Return whether that was possible."""
@@ -273,8 +246,6 @@ class RunningJobs:
                 return False
             future.cancelled_run = None if running.ended is None else running
             del self._by_key[key]
-            if running.waiter is None and running.holds_lease():
-                self._cancelled[key] = running
             return True
 
     def stop_waiting(self, running: RunningJob) -> bool:

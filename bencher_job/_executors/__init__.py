@@ -17,10 +17,22 @@ from importlib import import_module
 from typing import Any, Final
 
 from .._options import MAKERS, Executors, PoolOptions
-from .base import Outcome, error_text, inside_worker, is_submitter, run_inline
-from .elsewhere import LARGEST_SENT, write_files
-from .engine import AdoptedExecutor, CallFuture, Engine, SharedExecutor, run_here, submit_jobs
-from .spec import EngineSpec
+from .engine import (
+    LARGEST_SENT,
+    CallFuture,
+    Engine,
+    EngineSpec,
+    Outcome,
+    SharedExecutor,
+    describe,
+    error_text,
+    inside_worker,
+    is_submitter,
+    run_here,
+    run_inline,
+    submit_jobs,
+    write_files,
+)
 
 __all__ = [
     "LARGEST_SENT",
@@ -29,6 +41,7 @@ __all__ = [
     "Executors",
     "Outcome",
     "check_limits",
+    "describe",
     "engine_for",
     "error_text",
     "executor_name",
@@ -39,47 +52,30 @@ __all__ = [
 ]
 
 
-def _new_threads() -> concurrent.futures.Executor:
-    from .threads import ThreadPool
+_CLASSES: Final = {
+    Executors.THREADS: ".threads:ThreadPool",
+    Executors.MULTIPROCESSING: ".pool:SlotPool",
+    Executors.SCOOP: ".scoop:ScoopExecutor",
+    Executors.RAY: ".ray:Ray",
+    Executors.SLURM: ".slurm:Slurm",
+}
+"""The classes of executors, and of engines with options of their own."""
 
-    return ThreadPool()
-
-
-def _new_processes() -> concurrent.futures.Executor:
-    from .pool import SlotPool
-
-    return SlotPool()
-
-
-def _new_scoop() -> concurrent.futures.Executor:
-    from .scoop import ScoopExecutor
-
-    return ScoopExecutor()
+_CLUSTERS: Final = {Executors.RAY, Executors.SLURM}
 
 
-_CLUSTERS: Final = {Executors.RAY: ".ray:Ray", Executors.SLURM: ".slurm:Slurm"}
-"""The classes of the engines with options of their own."""
-
-
-def _new_spec(name: str) -> EngineSpec:
-    module, _, spec = _CLUSTERS[Executors(name)].partition(":")
-    made: EngineSpec = getattr(import_module(module, __name__), spec)()
-    return made
+def _new(name: str) -> Any:
+    module, _, title = _CLASSES[Executors(name)].partition(":")
+    return getattr(import_module(module, __name__), title)()
 
 
 def _new_executor(name: str) -> concurrent.futures.Executor:
-    executor: concurrent.futures.Executor = _new_spec(name).new_executor(None)
+    made: Any = _new(name)
+    executor: concurrent.futures.Executor = made.new_executor(None) if isinstance(made, EngineSpec) else made
     return executor
 
 
-MAKERS.update(
-    {
-        **{name: partial(_new_executor, name) for name in _CLUSTERS},
-        Executors.THREADS: _new_threads,
-        Executors.MULTIPROCESSING: _new_processes,
-        Executors.SCOOP: _new_scoop,
-    }
-)
+MAKERS.update({name: partial(_new_executor, name) for name in _CLASSES})
 
 
 def executor_name(spec: Executors | str | concurrent.futures.Executor | object) -> str:
@@ -198,59 +194,48 @@ def engine_for(
         TypeError: if it is not a member of `Executors`, its name, an executor, or a Dask client or its address.
         ValueError: if a string is neither the name of a member nor an address.
     """
-    name = executor_name(spec)
+    name, start = executor_name(spec), submit_jobs(timeout)
+    if name == _CLIENT:
+        return _dask_engine(spec, timeout, patience)
+    if not isinstance(name, Executors):
+        return _adopted_engine(spec, name, timeout)
     if name in _CLUSTERS:
-        return _cluster_engine(spec if isinstance(spec, EngineSpec) else _new_spec(name), timeout, patience)
-    if isinstance(name, Executors):
-        return _own_engine(name, settings or PoolOptions(), timeout)
-    return _dask_engine(spec, timeout, patience) if name == _CLIENT else _adopted_engine(spec, name, timeout)
+        cluster: EngineSpec = spec if isinstance(spec, EngineSpec) else _new(name)
+        source = SharedExecutor(lambda: (cluster, patience), partial(cluster.new_executor, patience))
+        return Engine(name, start, source, ends_jobs=cluster.ends_jobs)
+    return _own_engine(name, settings or PoolOptions(), start)
 
 
-def _own_engine(member: Executors, settings: PoolOptions, timeout: float | None) -> Engine:
-    name, start = str(member), submit_jobs(timeout)
-    if member is Executors.SERIAL:
-        return Engine(name, run_here, AdoptedExecutor(None))
-    if member is Executors.THREADS:
-        from .threads import ThreadPool, shared_pools
+def _own_engine(name: Executors, settings: PoolOptions, start: Callable[..., Any]) -> Engine:
+    size, inner = settings.size, settings.inner_threads
+    if name is Executors.SERIAL:
+        return Engine(name, run_here)
+    if name is Executors.THREADS:
+        from .threads import ThreadPool
 
-        size, inner = settings.size, settings.inner_threads
-        make: Callable[[], Any] = partial(ThreadPool, size, inner_threads=inner)
-        source = SharedExecutor(shared_pools, lambda: (size, inner), make)
+        source = SharedExecutor(lambda: (name, size, inner), partial(ThreadPool, size, inner_threads=inner))
         return Engine(name, start, source, ends_jobs=True, shares_arguments=True, asks_to_begin=True)
-    if member is Executors.MULTIPROCESSING:
+    if name is Executors.MULTIPROCESSING:
         from .pool import SlotPool, pool_key
-        from .pool import shared_pools as processes
 
-        settings = replace(settings, max_workers=settings.size)
-        make = partial(SlotPool, **settings.given())
-        return Engine(
-            name,
-            start,
-            SharedExecutor(processes, partial(pool_key, settings), make),
-            ends_jobs=True,
-            asks_to_begin=True,
-        )
-    from .scoop import ScoopExecutor, shared_executors
+        settings = replace(settings, max_workers=size)
+        source = SharedExecutor(partial(pool_key, settings), partial(SlotPool, **settings.given()))
+        return Engine(name, start, source, ends_jobs=True, asks_to_begin=True)
+    from .scoop import ScoopExecutor
 
-    inner = settings.inner_threads
-    make = partial(ScoopExecutor, inner_threads=inner)
-    return Engine(name, start, SharedExecutor(shared_executors, lambda: inner, make), asks_to_begin=True)
-
-
-def _cluster_engine(spec: EngineSpec, timeout: float | None, patience: float | None) -> Engine:
-    source = SharedExecutor(spec.shared, lambda: (spec, patience), partial(spec.new_executor, patience))
-    return Engine(str(spec.name), submit_jobs(timeout), source, ends_jobs=spec.ends_jobs)
+    source = SharedExecutor(lambda: (name, inner), partial(ScoopExecutor, inner_threads=inner))
+    return Engine(name, start, source, asks_to_begin=True)
 
 
 def _dask_engine(spec: Any, timeout: float | None, patience: float | None) -> Engine:
-    from .dask import DaskExecutor, shared_executors
+    from .dask import DaskExecutor
 
     cluster = spec if isinstance(spec, str) else _dask_client(spec)
     options = vars(spec).get("_kwargs") if isinstance(spec, concurrent.futures.Executor) else None
     tells_begin = timeout is not None
     key = cluster if isinstance(cluster, str) else id(cluster), repr(options), tells_begin, patience
     make = partial(DaskExecutor, cluster, options, tells_begin=tells_begin, patience=patience)
-    return Engine(_CLIENT, submit_jobs(None), SharedExecutor(shared_executors, lambda: key, make))
+    return Engine(_CLIENT, submit_jobs(None), SharedExecutor(lambda: key, make))
 
 
 def _adopted_engine(executor: Any, name: str, timeout: float | None) -> Engine:
@@ -258,11 +243,10 @@ def _adopted_engine(executor: Any, name: str, timeout: float | None) -> Engine:
     from .scheduler import ScheduledExecutor
     from .threads import ThreadPool
 
-    source, start = AdoptedExecutor(executor), submit_jobs(timeout)
+    start = submit_jobs(timeout)
     if isinstance(executor, ThreadPool):
-        return Engine(name, start, source, ends_jobs=True, shares_arguments=True, asks_to_begin=True)
+        return Engine(name, start, executor, ends_jobs=True, shares_arguments=True, asks_to_begin=True)
     if isinstance(executor, ScheduledExecutor):
-        return Engine(
-            name, start, source, ends_jobs=executor.ends_jobs, asks_to_begin=executor.is_asked_to_begin
-        )
+        ends_jobs, asks = executor.ends_jobs, executor.is_asked_to_begin
+        return Engine(name, start, executor, ends_jobs=ends_jobs, asks_to_begin=asks)
     return engine_on(executor, name, timeout)

@@ -13,11 +13,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from .connections import StartListener
-from .engine import AdoptedExecutor, Engine, failed, unsendable
-from .entry import run_packed
+from .engine import Engine, failed, unsendable
+from .entry import RunResult, run_packed
 from .packing import pack
 from .threads import run_in_thread
 
@@ -26,25 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["engine_on"]
 
-_ON_THIS_MACHINE: Final = frozenset(
-    {
-        "concurrent.futures.process",
-        "loky.process_executor",
-        "joblib.externals.loky.process_executor",
-    }
-)
-"""Modules that define executors whose workers run on this machine and can read its files."""
-
 
 def engine_on(executor: concurrent.futures.Executor, name: str, timeout: float | None) -> Engine:
     """Make an engine of an executor: without pickling in threads, else with packed jobs."""
     if isinstance(executor, concurrent.futures.ThreadPoolExecutor):
         start = partial(_submit_each, lambda job: _in_thread(executor, job, timeout))
-        return Engine(name, start, AdoptedExecutor(executor), ends_jobs=True, shares_arguments=True)
-    is_local = any(base.__module__ in _ON_THIS_MACHINE for base in type(executor).__mro__)
+        return Engine(name, start, executor, ends_jobs=True, shares_arguments=True)
     starts = None if timeout is None else StartListener()
-    start = partial(_submit_each, lambda job: _packed(executor, job, is_local, starts))
-    return Engine(name, start, AdoptedExecutor(executor))
+    start = partial(_submit_each, lambda job: _packed(executor, job, starts))
+    return Engine(name, start, executor, opens=lambda parts, job: RunResult.of_parts(parts).open(job))
 
 
 def _submit_each(
@@ -60,57 +50,44 @@ def _submit_each(
 
 
 def _in_thread(executor: Any, job: Job, timeout: float | None) -> Future[Any]:
-    return _noted(executor.submit(run_in_thread, job, timeout), None)
+    return _observed(executor.submit(run_in_thread, job, timeout))
 
 
-def _packed(executor: Any, job: Job, is_local: bool, starts: StartListener | None) -> Future[Any]:
+def _packed(executor: Any, job: Job, starts: StartListener | None) -> Future[Any]:
     try:
-        parcel = pack(job, local=is_local)
-        blob = parcel.to_bytes()
+        parcel = pack(job, local=False)
     except Exception as problem:  # noqa: BLE001 - a job's own pickling can raise anything
         return unsendable(job, problem)
+    packed = run_packed, parcel.body.stream, tuple(parcel.function.payload)
     if starts is None:
-        return _noted(executor.submit(run_packed, blob), parcel.function)
+        return _observed(executor.submit(*packed))
     report = starts.new_report()
-    future = _noted(executor.submit(run_packed, blob, report), parcel.function)
-    future.running = _Running(future, starts, report.number)  # type: ignore[method-assign]
-    return future
+    return _observed(executor.submit(*packed, report), partial(starts.has_begun, report.number))
 
 
-def _noted(future: Future[Any], keeps: object) -> Future[Any]:
-    future.cancel = _NotedCancel(future, keeps)  # type: ignore[method-assign]
-    return future
-
-
-class _Running:
-    """A future's `running` that is also true once the worker has reported the start, which some executors do not."""
-
-    def __init__(self, future: Future[Any], starts: StartListener, number: int) -> None:
-        self._future = weakref.ref(future)  # as below
-        self._starts = starts
-        self._number = number
-
-    def __call__(self) -> bool:
-        future = self._future()
-        if future is None or future.done():
-            return False
-        return type(future).running(future) or self._starts.has_begun(self._number)
-
-
-class _NotedCancel:
-    """A future's `cancel` that records the call, since a cancellation by the executor means that it lost the job.
+class _Observed:
+    """What a future of the user's executor does not say. Its methods replace those of the future.
 
     Attributes:
-        was_called: whether the library has cancelled the future.
-        keeps: an object that must live as long as the future, such as the file of the job's function.
+        was_called: whether the library has cancelled the future. Otherwise the executor has lost the job.
     """
 
-    def __init__(self, future: Future[Any], keeps: object) -> None:
+    def __init__(self, future: Future[Any], has_begun: Callable[[], bool]) -> None:
         self._future = weakref.ref(future)  # weak, because the future refers to this object
+        self._has_begun = has_begun
         self.was_called = False
-        self.keeps = keeps
+        future.running = self.running  # type: ignore[method-assign]
+        future.cancel = self  # type: ignore[method-assign]
+
+    def running(self) -> bool:
+        """Whether it runs, as the executor or the worker has reported, which some executors do not."""
+        future = self._future()
+        return (
+            future is not None and not future.done() and (type(future).running(future) or self._has_begun())
+        )
 
     def __call__(self) -> bool:
+        """Cancel the future."""
         future = self._future()
         if future is None:
             return False
@@ -120,3 +97,8 @@ class _NotedCancel:
         except Exception:  # noqa: BLE001 - Parsl's raises NotImplementedError, which must not hide a job's exception
             self.was_called = False
         return self.was_called
+
+
+def _observed(future: Future[Any], has_begun: Callable[[], bool] = bool) -> Future[Any]:
+    _Observed(future, has_begun)
+    return future

@@ -22,6 +22,7 @@ import weakref
 from collections import deque
 from contextlib import suppress
 from hashlib import blake2b
+from multiprocessing.connection import Connection
 from typing import Final, NamedTuple
 
 __all__ = ["LivenessConnection", "LivenessListener", "StartListener", "StartReport", "WorkerConnection"]
@@ -33,6 +34,9 @@ _CONNECT_SECONDS: Final = 3.0
 _GREET_SECONDS: Final = 0.5
 _KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 9, "TCP_USER_TIMEOUT": 60_000}
 _TOKEN_SIZE: Final = 16
+_LONGEST: Final = 256
+"""Bytes of the longest message."""
+
 _REQUESTS: Final = 16
 """How many recalls a worker remembers. Jobs sent before older ones have been handled by then."""
 
@@ -41,8 +45,8 @@ _BEGUN_MESSAGE: Final = struct.Struct("<QB")
 """The number of a job, and whether it answers a recall."""
 
 
-_ends: Final[weakref.WeakSet[socket.socket]] = weakref.WeakSet()
-"""Sockets that a forked child closes, or the connection would outlive its process."""
+_ends: Final[weakref.WeakSet[socket.socket | Connection]] = weakref.WeakSet()
+"""What a forked child closes, or the connection would outlive its process."""
 
 
 def _close_in_child() -> None:
@@ -53,16 +57,17 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-class LivenessListener:
-    """Accept the liveness connections of workers, in the root."""
+class _Listener:
+    """Accept connections of workers that know a token."""
 
     def __init__(self) -> None:
         family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
         self._listener = socket.create_server(
-            ("", 0), family=family, dualstack_ipv6=socket.has_dualstack_ipv6()
+            ("", 0), family=family, backlog=512, dualstack_ipv6=socket.has_dualstack_ipv6()
         )
         self._listener.setblocking(False)
         _ends.add(self._listener)
+        weakref.finalize(self, self._listener.close)
         self.port: int = self._listener.getsockname()[1]
         self.token = secrets.token_bytes(_TOKEN_SIZE)
 
@@ -70,45 +75,43 @@ class LivenessListener:
         """Return the file descriptor that becomes readable when a worker connects."""
         return self._listener.fileno()
 
-    def accept(self) -> tuple[bytes, LivenessConnection] | None:
-        """Return the name and the connection of the next worker, or None if no worker is connecting."""
+    def _accept(self) -> tuple[bytes, Connection] | None:
+        """Return what the next worker says first, without the token, or None if no worker is connecting."""
         while True:
             try:
                 end, _ = self._listener.accept()
             except OSError:  # no connection, or one that was closed again
                 return None
-            name = _greet(end, self.token)
-            if name is not None:
-                return name, LivenessConnection(end)
+            connection = _connection(end, _GREET_SECONDS)
+            with suppress(OSError, EOFError):
+                said = connection.recv_bytes(_LONGEST)
+                if secrets.compare_digest(said[:_TOKEN_SIZE], self.token):
+                    return said[_TOKEN_SIZE:], connection
+            connection.close()
 
     def close(self) -> None:
         """Stop listening."""
         self._listener.close()
 
 
-def _greet(end: socket.socket, token: bytes) -> bytes | None:
-    """Check the token, sign, and return the worker's name. On failure close the socket and return None."""
-    end.settimeout(_GREET_SECONDS)
-    try:
-        said = _read(end, _TOKEN_SIZE + 1)
-        if secrets.compare_digest(said[:_TOKEN_SIZE], token):
-            name = _read(end, said[_TOKEN_SIZE])
-            end.sendall(_signature(token, name))
-            _keep_alive(end)
-            end.setblocking(False)
-            return name
-    except OSError:
-        pass
-    end.close()
-    return None
+class LivenessListener(_Listener):
+    """Accept the liveness connections of workers, in the root."""
+
+    def accept(self) -> tuple[bytes, LivenessConnection] | None:
+        """Return the name and the connection of the next worker, or None if no worker is connecting."""
+        if (arrived := self._accept()) is None:
+            return None
+        name, connection = arrived
+        with suppress(OSError):  # it has died, which `poll` finds
+            connection.send_bytes(_signature(self.token, name))
+        return name, LivenessConnection(connection)
 
 
 class LivenessConnection:
     """A connection to one worker, in the root."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: Connection) -> None:
         self._end = end
-        self._unread = b""
         self.begun = 0
         """Number of the job that began last."""
         self.is_closed = False
@@ -121,25 +124,16 @@ class LivenessConnection:
             after it. None if there is no answer.
         """
         answer = None
-        while not self.is_closed:
-            try:
-                read = self._end.recv(1 << 16)
-            except BlockingIOError:
-                break
-            except OSError:
-                read = b""
-            if not read:
-                self.is_closed = True
-                self.close()
-                break
-            self._unread += read
-            whole = len(self._unread) // _BEGUN_MESSAGE.size * _BEGUN_MESSAGE.size
-            for number, is_answer in _BEGUN_MESSAGE.iter_unpack(self._unread[:whole]):
+        try:
+            while not self.is_closed and self._end.poll():
+                number, is_answer = _BEGUN_MESSAGE.unpack(self._end.recv_bytes(_LONGEST))
                 if is_answer:
                     answer = number
                 else:
                     self.begun = number
-            self._unread = self._unread[whole:]
+        except (OSError, EOFError):
+            self.is_closed = True
+            self.close()
         return answer
 
     def close(self) -> None:
@@ -148,8 +142,8 @@ class LivenessConnection:
 
     def recall(self, last: int) -> None:
         """Recall the jobs up to the number `last` that have not begun."""
-        with suppress(OSError):  # closed, or its buffer is full
-            self._end.send(_NUMBER.pack(last))
+        with suppress(OSError):  # closed
+            self._end.send_bytes(_NUMBER.pack(last))
 
 
 class WorkerConnection:
@@ -177,13 +171,13 @@ class WorkerConnection:
     def _send(self, number: int, *, is_answer: bool) -> None:
         if self._end is not None:
             with suppress(OSError):  # the root has died
-                self._end.sendall(_BEGUN_MESSAGE.pack(number, is_answer))
+                self._end.send_bytes(_BEGUN_MESSAGE.pack(number, is_answer))
 
-    def _listen(self, end: socket.socket) -> None:
+    def _listen(self, end: Connection) -> None:
         """Answer recalls until the root dies, then end the process."""
-        with suppress(OSError):
+        with suppress(OSError, EOFError):
             while True:
-                (last,) = _NUMBER.unpack(_read(end, _NUMBER.size))
+                (last,) = _NUMBER.unpack(end.recv_bytes(_LONGEST))
                 with self._lock:
                     self._given_back.append((self._begun, last))
                     self._send(self._begun, is_answer=True)
@@ -191,23 +185,14 @@ class WorkerConnection:
         os._exit(1)
 
 
-def _connect(host: str, port: int, token: bytes, name: bytes) -> socket.socket | None:
+def _connect(host: str, port: int, token: bytes, name: bytes) -> Connection | None:
     """Connect to the root. None if it cannot be reached, or another service answers."""
-    try:
-        end = socket.create_connection((host, port), _CONNECT_SECONDS)
-    except OSError:
-        return None
-    try:
-        end.sendall(token + bytes([len(name)]) + name)
-        signature = _signature(token, name)
-        if secrets.compare_digest(_read(end, len(signature)), signature):
-            end.settimeout(None)
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _keep_alive(end)
-            return end
-    except OSError:
-        pass
-    end.close()
+    with suppress(OSError, EOFError):
+        connection = _connection(socket.create_connection((host, port), _CONNECT_SECONDS), _CONNECT_SECONDS)
+        connection.send_bytes(token + name)
+        if secrets.compare_digest(connection.recv_bytes(_LONGEST), _signature(token, name)):
+            _receive_within(connection, 0)
+            return connection
     return None
 
 
@@ -215,34 +200,32 @@ def _signature(token: bytes, name: bytes) -> bytes:
     return blake2b(name, key=token, digest_size=_TOKEN_SIZE).digest()
 
 
-def _read(end: socket.socket, length: int) -> bytes:
-    read = b""
-    while len(read) < length:
-        part = end.recv(length - len(read))
-        if not part:
-            raise ConnectionError("the other end closed the connection")
-        read += part
-    return read
-
-
-def _keep_alive(end: socket.socket) -> None:
-    """Turn on TCP keepalive, and close the socket in forked children."""
-    _ends.add(end)
+def _connection(end: socket.socket, seconds: float) -> Connection:
+    """Make a connection of a socket that forked children close, and that waits for so long when it reads."""
+    end.setblocking(True)
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEP_ALIVE.items():
         if hasattr(socket, option):  # the options differ between systems
             end.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    connection = Connection(end.detach())
+    _ends.add(connection)
+    _receive_within(connection, seconds)
+    return connection
 
 
-class StartListener:
+def _receive_within(connection: Connection, seconds: float) -> None:
+    """Limit the time of a read; 0 for no limit."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:
+        limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+
+
+class StartListener(_Listener):
     """Learn which jobs have begun from the workers, where the futures of an executor do not say."""
 
     def __init__(self) -> None:
-        self._listener = socket.create_server(("", 0), backlog=512)
-        self._listener.setblocking(False)
-        _ends.add(self._listener)
-        weakref.finalize(self, self._listener.close)
-        self._token = secrets.token_bytes(_TOKEN_SIZE)
+        super().__init__()
         self._lock = threading.Lock()
         self._begun: set[int] = set()
         self._last = 0
@@ -251,23 +234,16 @@ class StartListener:
         """Make what the worker of the next job calls when it begins."""
         with self._lock:
             self._last += 1
-            return StartReport(os.uname().nodename, self._listener.getsockname()[1], self._token, self._last)
+            return StartReport(os.uname().nodename, self.port, self.token, self._last)
 
     def has_begun(self, number: int) -> bool:
         """Whether the worker of a job has reported that it begins."""
         with self._lock:
-            with suppress(OSError):  # no more connections
-                while True:
-                    end, _ = self._listener.accept()
-                    self._receive(end)
+            while (arrived := self._accept()) is not None:
+                said, connection = arrived
+                connection.close()
+                self._begun.add(*_NUMBER.unpack(said))
             return number in self._begun
-
-    def _receive(self, end: socket.socket) -> None:
-        with end, suppress(OSError):
-            end.settimeout(_GREET_SECONDS)
-            said = _read(end, _TOKEN_SIZE + _NUMBER.size)
-            if secrets.compare_digest(said[:_TOKEN_SIZE], self._token):
-                self._begun.add(*_NUMBER.unpack(said[_TOKEN_SIZE:]))
 
 
 class StartReport(NamedTuple):
@@ -281,5 +257,7 @@ class StartReport(NamedTuple):
     def __call__(self) -> None:
         """Send the report."""
         host = "127.0.0.1" if self.host == os.uname().nodename else self.host
-        with suppress(OSError), socket.create_connection((host, self.port), _CONNECT_SECONDS) as end:
-            end.sendall(self.token + _NUMBER.pack(self.number))
+        with suppress(OSError):
+            end = socket.create_connection((host, self.port), _CONNECT_SECONDS)
+            with _connection(end, _CONNECT_SECONDS) as connection:
+                connection.send_bytes(self.token + _NUMBER.pack(self.number))

@@ -15,21 +15,19 @@ import socket
 import sys
 import time
 import uuid
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, Final
 
-from .._errors import BencherJobError, WorkerLost
-from .base import error_text
-from .engine import SharedExecutors
-from .entry import Ended, describe
-from .packing import SentFunction
+from .._errors import BencherJobError
+from .engine import error_text
+from .entry import Ended
 from .pickling import by_value, dumps
 from .remote import ONCE_FROM, Lane, RemoteExecutor, RemoteScheduler
 from .scheduler import Task
 
-__all__ = ["DaskExecutor", "DaskScheduler", "client_of", "shared_executors"]
+__all__ = ["DaskExecutor", "DaskScheduler", "client_of"]
 
 
 def client_of(cluster: Any) -> Any:
@@ -67,23 +65,6 @@ def is_killed_worker(problem: BaseException) -> bool:
     return type(problem).__name__ == "KilledWorker"
 
 
-def as_library_error(task: Task, problem: BaseException) -> BencherJobError:
-    """Translate Dask's failure to run a task into an error of this library."""
-    if isinstance(problem, WorkerLost):
-        return problem
-    name, error = describe(task.label), None
-    if isinstance(problem, ModuleNotFoundError):
-        error = BencherJobError(
-            f"A worker of the Dask cluster has no module {problem.name}, which {name} needs there. Install it "
-            f"where the workers run."
-        )
-    else:
-        reason = "the scheduler is gone" if isinstance(problem, CancelledError) else error_text(problem)
-        error = WorkerLost(f"Dask lost {name}: {reason}", job=name)
-    error.__cause__ = problem
-    return error
-
-
 def run_on_worker(bodies: Sequence[bytes], functions: Sequence[Any], topic: tuple[str, bool]) -> list[Ended]:
     """Run a batch in a Dask worker, which gets this function by value. Report progress as events of the topic."""
     import distributed
@@ -119,16 +100,12 @@ MOST_BATCHES: Final = 256
 MOST_BYTES: Final = 4 << 20
 """The most batches and bytes in one graph. Dask warns above 10 MB."""
 
-PLACES_SECONDS: Final = 2.0
-"""Seconds for which the number of the cluster's threads is cached."""
-
 RECONNECT_SECONDS: Final = 120.0
 """Seconds that jobs wait by default for a lost connection to the scheduler."""
 
 TRY_SECONDS: Final = 2.0
 """Seconds between two tries of the scheduler's port while the connection is cut."""
 
-KEPT_FUNCTIONS: Final = 8
 ATTEMPTS: Final = 4
 """How often a job is sent whose function or arguments are lost with workers."""
 
@@ -155,7 +132,6 @@ class DaskScheduler(RemoteScheduler):
         self._options = options
         self._owns_client = owns_client
         self._run_on_worker = _ByValue(run_on_worker)
-        self._on_cluster: OrderedDict[bytes, Any] = OrderedDict()
         self._outgoing: list[Lane] = []
         self._ended: list[Lane] = []
         self._suspects: deque[Task] = deque()
@@ -166,7 +142,6 @@ class DaskScheduler(RemoteScheduler):
             self._client._timeout = max(self._client._timeout, self._reconnects_for)  # noqa: SLF001 - no other way
         self._subscribe()
         self._places = sum(self._client.nthreads().values()) if self._is_connected() else 0
-        self._places_known_until = time.monotonic() + PLACES_SECONDS
         self._begin()
 
     def _close(self) -> None:
@@ -232,15 +207,10 @@ class DaskScheduler(RemoteScheduler):
     def _is_connected(self) -> bool:
         return bool(self._client.status == "running")
 
-    def _places_now(self) -> int:
-        """Return how many jobs the cluster runs at once, as last known. Start an update if that is old."""
-        now = time.monotonic()
-        if now > self._places_known_until:
-            self._places_known_until = now + PLACES_SECONDS
-            self._on_loop(self._learn_places)
-        return self._places
+    def _learn_places(self) -> None:
+        self._on_loop(self._count_places)
 
-    async def _learn_places(self) -> None:
+    async def _count_places(self) -> None:
         with contextlib.suppress(Exception):  # sending reports a closed client or a lost scheduler
             self._places = sum((await self._client.nthreads()).values())
 
@@ -303,19 +273,8 @@ class DaskScheduler(RemoteScheduler):
         sent = {digest: self._once(function) for digest, function in used.items()}
         return [sent[task.digest] for task in (tasks if len(sent) > 1 else tasks[:1])]
 
-    def _once(self, function: SentFunction) -> Any:
-        """Return a function's bytes, or scatter a large one once."""
-        there = self._on_cluster.get(function.digest)
-        if function.payload.nbytes <= ONCE_FROM or (there is None and self._places_now() == 0):
-            return tuple(function.payload)  # without workers, the first job may start them
-        if there is None:
-            pickled = tuple(function.payload)
-            there = self._client.scatter([pickled], broadcast=True, hash=False)[0]
-            self._on_cluster[function.digest] = there
-            if len(self._on_cluster) > KEPT_FUNCTIONS:
-                self._on_cluster.popitem(last=False)
-        self._on_cluster.move_to_end(function.digest)
-        return there
+    def _put_on_cluster(self, pickled: Any) -> Any:
+        return self._client.scatter([pickled], broadcast=True, hash=False)[0]
 
     # On the client's loop
 
@@ -387,9 +346,6 @@ class DaskScheduler(RemoteScheduler):
             self._on_cluster.clear()
         return self._cut_off_since is not None
 
-    def _finish_lost(self, task: Task, problem: BaseException) -> None:
-        self._finished.append((task, as_library_error(task, problem)))
-
     def _resolve(self) -> None:
         """Resolve futures. When the suspect of a worker's death has ended, the next one runs.
 
@@ -430,6 +386,3 @@ def _name_of(label: object) -> str:
     """Return the name under which Dask shows a task."""
     function = getattr(label, "function", label)
     return getattr(function, "__name__", None) or type(function).__name__
-
-
-shared_executors: Final[SharedExecutors[DaskExecutor]] = SharedExecutors()

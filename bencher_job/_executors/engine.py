@@ -1,39 +1,295 @@
-"""The Engine contract: submit a job, receive its outcome, release the executor."""
+"""The Engine contract: submit a job, receive its outcome, release the executor. The state of worker processes.
+
+This module imports neither multiprocessing, psutil, cloudpickle nor scoop: engines are imported at first use.
+"""
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
+import functools
+import os
+import reprlib
+import sys
 import threading
+import time
+import traceback
 import weakref
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from .._errors import BencherJobError, WorkerLost
+from .._context import CURRENT, call_in
+from .._errors import BencherJobError, JobTimeout, WorkerLost
+from .._folders import NameOf, make_private, owner_only, path_of
+from .._job import Job, result_of
 from .._light_future import LightFuture
+from .._media import discard, job_context
+from .._mounts import is_network
+from .._options import Executors
+from .._origin import platform_name
 from .._processes import renew_after_fork
-from .base import Outcome, error_text, run_inline
+from .._text import printable
 
 if TYPE_CHECKING:
-    from .._job import Job
     from .._loops import Caller
+    from .._stores.blobs import Blob
+    from .._stores.codec import Payload
     from .scheduler import Scheduler
 
 __all__ = [
-    "AdoptedExecutor",
+    "LARGEST_SENT",
     "CallFuture",
     "Engine",
-    "ExecutorSource",
+    "EngineSpec",
+    "Files",
+    "OtherVersions",
+    "Outcome",
+    "Place",
     "SharedExecutor",
-    "SharedExecutors",
+    "as_worker",
+    "become_worker",
+    "describe",
+    "end_at_exit",
+    "error_text",
     "failed",
+    "files_of",
+    "flush_streams",
+    "here",
+    "inside_worker",
+    "is_submitter",
+    "leave_if_forked",
     "run_here",
+    "run_inline",
     "submit_jobs",
+    "this_process",
+    "time_is_over",
     "unsendable",
+    "write_files",
 ]
 
-E = TypeVar("E", bound=concurrent.futures.Executor)
+
+class Place(NamedTuple):
+    """Where a job ran: the machine's name, the process, the version of its Python, and the machine's platform."""
+
+    host: str = ""
+    pid: int = 0
+    python: str = ""
+    platform: str = ""
+
+
+def here() -> Place:
+    """Return the place of this process."""
+    return _place_of(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _place_of(pid: int) -> Place:
+    return Place(os.uname().nodename, pid, _PYTHON, platform_name())
+
+
+_PYTHON: Final = sys.version.partition(" ")[0]
+
+
+LARGEST_SENT: Final = 8_000_000
+"""Size in bytes up to which the files of a job travel with its result."""
+
+Files = tuple[tuple[str, bytes], ...] | None
+"""Names in the run's folder, with their bytes; None for files that are too large to be sent."""
+
+OtherVersions = tuple[tuple[str, str, str], ...]
+"""Libraries whose version differs in the worker: name, the submitter's version, the worker's version."""
+
+
+class Outcome(NamedTuple):
+    """How one run of a job ended: with a value or an error.
+
+    Attributes:
+        payload: the value as the worker pickled it, which saves pickling it again. None if only this process can
+            pickle the value. It shares no memory with the value.
+        blob: the value file that the worker wrote.
+        started: when the function was called, in seconds since the epoch.
+        seconds: how long the function ran.
+        place: where the function ran.
+        may_have_files: whether the function may have written media files.
+        other_versions: the libraries in the job's key whose version differs in the worker.
+        files: what it wrote on another machine; None if that is too large to be sent.
+    """
+
+    value: Any = None
+    error: BaseException | None = None
+    payload: Payload | None = None
+    started: float = 0.0
+    seconds: float = 0.0
+    place: Place = Place()
+    may_have_files: bool = True
+    blob: Blob | None = None
+    other_versions: OtherVersions = ()
+    files: Files = ()
+
+
+def files_of(media_folder: str) -> Files:
+    """Read the files of a run, and remove them from this machine; leave those that are too large."""
+    folder = Path(media_folder)
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    if sum(path.stat().st_size for path in paths) > LARGEST_SENT:
+        return None
+    files = tuple((path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths)
+    if not is_network(folder):  # where they may be the submitter's
+        with suppress(OSError):
+            discard(folder)
+    return files
+
+
+def write_files(folder: Path, files: tuple[tuple[str, bytes], ...]) -> None:
+    """Write the files that a worker has sent, unless they are there.
+
+    Raises:
+        ValueError: when a name leads out of the folder.
+        OSError: when they can't be written.
+    """
+    make_private(folder)
+    for name, content in files:
+        path = path_of(folder, NameOf.RUN_FILE, name)
+        make_private(path.parent)
+        with suppress(FileExistsError), open(path, "xb", opener=owner_only) as file:
+            file.write(content)
+
+
+def run_inline(job: Job) -> Outcome:
+    """Run a job in this thread. An exception of its function becomes the outcome's error."""
+    value, error = None, None
+    context = job_context(job.job_key, job.media_folder)
+    started, clock = time.time(), time.perf_counter()
+    try:
+        value = call_in(context, result_of, job, surroundings=job.surroundings)
+    except BaseException as raised:  # noqa: BLE001 - KeyboardInterrupt and SystemExit end this job as well
+        error = raised
+    seconds = time.perf_counter() - clock
+    has_asked_for_paths = next(context.numbers) > 1
+    return Outcome(value, error, None, started, seconds, _place_of(os.getpid()), has_asked_for_paths)
+
+
+def error_text(problem: BaseException) -> str:
+    """Return an exception's type and text, with only characters that every stream can encode.
+
+    >>> error_text(ValueError("a"))
+    'ValueError: a'
+    """
+    try:
+        return printable(f"{type(problem).__name__}: {problem}")
+    except BaseException:  # noqa: BLE001 - a class's __str__ can raise anything
+        return type(problem).__name__
+
+
+def describe(label: object) -> str:
+    """Describe a job with its abbreviated arguments, or another callable, for an error message.
+
+    >>> describe(Job("a", sorted, {"reverse": True}, "key", positional=([2, 1],)))
+    "job 'a', sorted([2, 1], reverse=True)"
+    """
+    if not isinstance(label, Job):
+        return getattr(label, "__qualname__", None) or reprlib.repr(label)
+    name = getattr(label.function, "__qualname__", type(label.function).__qualname__)
+    arguments = [reprlib.repr(value) for value in label.positional]
+    arguments += [f"{name}={reprlib.repr(value)}" for name, value in label.job_args.items()]
+    return f"job {label.job_id!r}, {name}({', '.join(arguments)})"
+
+
+def time_is_over(label: object, timeout: float) -> JobTimeout:
+    """Make the error of a job that exceeded its timeout in seconds."""
+    name = describe(label)
+    return JobTimeout(
+        f"{name} ran for longer than its timeout of {timeout:g} s, and was ended.", job=name, seconds=timeout
+    )
+
+
+_is_worker_process = False
+
+
+def inside_worker() -> bool:
+    """Whether this code runs in a worker, where a cached function runs its jobs inline."""
+    return _is_worker_process or CURRENT.get().in_worker
+
+
+@contextmanager
+def as_worker(submitter: tuple[str, int] | None = None) -> Iterator[None]:
+    """Mark this thread or task as a worker's within the context; `submitter` is the submitter's host and pid."""
+    token = CURRENT.set(CURRENT.get()._replace(in_worker=True, submitter=submitter))
+    try:
+        yield
+    finally:
+        CURRENT.reset(token)
+
+
+def this_process() -> tuple[str, int]:
+    """Return this host's name and this process's pid."""
+    return _host_and_number(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _host_and_number(pid: int) -> tuple[str, int]:
+    return os.uname().nodename, pid
+
+
+def is_submitter(host: str, pid: int) -> bool:
+    """Whether a process submitted the job that runs here, or is this process."""
+    return (host, pid) in {this_process(), CURRENT.get().submitter}
+
+
+def become_worker() -> None:
+    """Mark the whole process as a worker."""
+    global _is_worker_process  # noqa: PLW0603 - a fact about the process
+    _is_worker_process = True
+
+
+_ends: list[Callable[[], None]] = []
+
+
+def end_at_exit(end: Callable[[], None]) -> None:
+    """Register a function that ends an engine's workers at exit.
+
+    It runs after the exit hooks of the engine's users, which may still wait for jobs.
+    """
+    _ends.append(end)
+
+
+@atexit.register
+def _end_engines() -> None:
+    for end in _ends:
+        end()
+
+
+def leave_if_forked(pid: int, error: BaseException | None = None) -> None:
+    """End this process if it is a child that the job forked, with the exit code that Python would give for `error`.
+
+    The child must not go on: the connection, the queue and the next jobs that it inherited belong to the worker.
+    """
+    if os.getpid() == pid:
+        return
+    try:
+        if error is not None and not isinstance(error, SystemExit):
+            traceback.print_exception(error)
+        flush_streams()
+    finally:
+        os._exit(_exit_code(error))
+
+
+def flush_streams() -> None:
+    """Flush stdout and stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # missing, broken, or closed by the job
+            stream.flush()
+
+
+def _exit_code(error: BaseException | None) -> int:
+    code = error.code if isinstance(error, SystemExit) else error
+    if isinstance(code, int):
+        return code & 0xFF
+    return 0 if code is None else 1
 
 
 class CallFuture(LightFuture[Any]):
@@ -46,25 +302,14 @@ class CallFuture(LightFuture[Any]):
 
     def give_up(self) -> None:
         """End the call with `WorkerLost` if no worker can run any of the calls."""
-        if (reason := self.scheduler.stuck()) is not None:
-            self.scheduler.lose(self, f"{reason}. The cache was closed, or the program ended")
-
-
-class ExecutorSource(Protocol):
-    """Where an engine gets its executor from."""
-
-    @property
-    def executor(self) -> Any:
-        """The executor, made at first use; None where jobs run inline."""
-
-    def release(self) -> None:
-        """Release the executor."""
+        self.scheduler.give_up(self)
 
 
 class Engine:
     """Run the jobs of a `FutureCache`. Engines are thread-safe.
 
-    An engine is made of data: what runs the jobs, and what it can do.
+    An engine is made of data: what starts jobs, on which executor, how a future's result becomes an outcome, and what
+    the executor can do.
 
     Attributes:
         name: the member of `Executors`, or the class name of an adopted executor.
@@ -79,8 +324,9 @@ class Engine:
         self,
         name: str,
         start: Callable[[Any, Sequence[Job]], list[Future[Any]]],
-        source: ExecutorSource,
+        executor: SharedExecutor | concurrent.futures.Executor | None = None,
         *,
+        opens: Callable[[Any, Job | None], Outcome] | None = None,
         ends_jobs: bool = False,
         shares_arguments: bool = False,
         asks_to_begin: bool = False,
@@ -90,7 +336,8 @@ class Engine:
         self.shares_arguments = shares_arguments
         self.asks_to_begin = asks_to_begin
         self._start = start
-        self._source = source
+        self._opens = opens
+        self._given = executor
         self._labels: weakref.WeakKeyDictionary[Future[Any], Job] = weakref.WeakKeyDictionary()
 
     def __repr__(self) -> str:
@@ -99,7 +346,7 @@ class Engine:
     @property
     def executor(self) -> Any:
         """The executor, made at first use; None where jobs run inline."""
-        return self._source.executor
+        return self._given.executor if isinstance(self._given, SharedExecutor) else self._given
 
     @property
     def workers(self) -> int | None:
@@ -127,7 +374,7 @@ class Engine:
             BencherJobError: if the engine cannot take jobs. The message names the remedy.
         """
         try:
-            futures = self._start(self._source.executor, jobs)
+            futures = self._start(self.executor, jobs)
         except RuntimeError as refusal:
             raise self._refused(refusal) from refusal
         for job, future in zip(jobs, futures, strict=True):
@@ -163,14 +410,14 @@ class Engine:
         """
         is_ours = isinstance(future, CallFuture)
         if isinstance(future, CallFuture) and (run_result := future.peek()) is not None:
-            from .entry import open_result  # slow to import
-
-            return open_result(run_result, future.job)
+            opened: Outcome = run_result.open(future.job)
+            return opened
         job = future.job if isinstance(future, CallFuture) else self._labels.get(future)
         try:
             problem = future.exception()
             if problem is None:
-                return self._open(future.result(), job)
+                result = future.result()
+                return result if self._opens is None else self._opens(result, job)
         except CancelledError:
             is_wanted = getattr(future.cancel, "was_called", True)
             return Outcome(error=CancelledError() if is_wanted else self._lost(job, None))
@@ -179,16 +426,7 @@ class Engine:
         is_own = isinstance(problem, BencherJobError) or (is_ours and isinstance(problem, CancelledError))
         return Outcome(error=problem if is_own else self._lost(job, problem))
 
-    def _open(self, result: Any, job: Job | None) -> Outcome:
-        if isinstance(result, Outcome):  # of a job that ran in this process
-            return result
-        from .entry import RunResult, open_result
-
-        return open_result(RunResult.of_parts(result), job)
-
     def _lost(self, job: Job | None, problem: BaseException | None) -> WorkerLost:
-        from .entry import describe
-
         label = describe(job)
         reason = "the engine cancelled it" if problem is None else error_text(problem)
         lost = WorkerLost(f"{self.name} lost {label}: {reason}", job=label)
@@ -197,7 +435,8 @@ class Engine:
 
     def release(self) -> None:
         """Release the executor. A shared one is shut down with its last user, an adopted one stays open."""
-        self._source.release()
+        if isinstance(self._given, SharedExecutor):
+            self._given.release()
 
 
 def run_here(_executor: None, jobs: Sequence[Job]) -> list[Future[Any]]:
@@ -224,8 +463,6 @@ def failed(error: BaseException) -> Future[Any]:
 
 def unsendable(label: object, problem: BaseException) -> Future[Any]:
     """Make the failed future of a job that cannot be pickled."""
-    from .entry import describe
-
     error = BencherJobError(
         f"{describe(label)} can't be sent to a worker: {error_text(problem)}. "
         f"cloudpickle must be able to pickle its function and arguments. Create what it can't pickle in the function."
@@ -234,88 +471,32 @@ def unsendable(label: object, problem: BaseException) -> Future[Any]:
     return failed(error)
 
 
-class SharedExecutors(Generic[E]):
-    """Executors of one class by their settings, with the number of users of each.
+class _Shared:
+    """The executors of this process that engines with the same settings share, and those engines."""
 
-    Attributes:
-        end_unasked: whether an executor is shut down when its last user is garbage-collected without a release.
-    """
-
-    def __init__(self, *, end_unasked: bool = False) -> None:
-        self.end_unasked = end_unasked
+    def __init__(self) -> None:
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
         """Forget all executors in a forked child: the workers belong to the parent."""
-        self._lock = threading.Lock()
-        self._shared: dict[Hashable, tuple[E, int]] = {}
-        self._dropped: deque[tuple[Hashable, E]] = deque()
-
-    def acquire(self, settings: Hashable, make: Callable[[], E]) -> E:
-        """Return the executor of these settings and count one more user. Make it if it is missing."""
-        with self._lock:
-            executor, users = self._shared.get(settings) or (make(), 0)
-            self._shared[settings] = executor, users + 1
-        self._release_dropped()
-        return executor
-
-    def release(self, settings: Hashable, executor: E) -> None:
-        """Count one user less, and shut the executor down after the last one."""
-        with self._lock:
-            is_last = self._is_last(settings, executor)
-        if is_last:
-            executor.shutdown()
-        self._release_dropped()
-
-    def drop(self, settings: Hashable, executor: E) -> None:
-        """Release an executor from a finalizer, which may interrupt a thread that holds the lock."""
-        self._dropped.append((settings, executor))
-        self._release_dropped()
-
-    def _release_dropped(self) -> None:
-        """Release dropped executors, unless another thread holds the lock, which then does it."""
-        while self._dropped and self._lock.acquire(blocking=False):
-            try:
-                settings, executor = self._dropped.popleft()
-                is_last = self._is_last(settings, executor)
-            except IndexError:  # another thread has released it
-                continue
-            finally:
-                self._lock.release()
-            if is_last:
-                executor.shutdown(wait=False)
-
-    def _is_last(self, settings: Hashable, executor: E) -> bool:
-        """Count one user less and return whether it was the last."""
-        shared, users = self._shared.get(settings, (None, 0))
-        if shared is not executor:
-            return False
-        if users > 1:
-            self._shared[settings] = executor, users - 1
-            return False
-        del self._shared[settings]
-        return True
+        self.lock = threading.Lock()
+        self.by_settings: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
+        self.users: weakref.WeakKeyDictionary[Any, weakref.WeakSet[SharedExecutor]] = (
+            weakref.WeakKeyDictionary()
+        )
 
 
-class AdoptedExecutor:
-    """An executor that the user made and keeps, or None where jobs run inline."""
-
-    def __init__(self, executor: concurrent.futures.Executor | None) -> None:
-        self.executor = executor
-
-    def release(self) -> None:
-        """Do nothing: the user shuts the executor down."""
+_shared: Final = _Shared()
 
 
-class SharedExecutor(Generic[E]):
+class SharedExecutor:
     """An executor shared by engines with the same settings, made at first use.
 
     `key` returns the settings; `make` makes the executor.
     """
 
-    def __init__(self, among: SharedExecutors[E], key: Callable[[], Hashable], make: Callable[[], E]) -> None:
-        self._among = among
+    def __init__(self, key: Callable[[], Hashable], make: Callable[[], Any]) -> None:
         self._key = key
         self._make = make
         self.renew()
@@ -323,30 +504,62 @@ class SharedExecutor(Generic[E]):
 
     def renew(self) -> None:
         """Forget the shared executor in a forked child: it belongs to the parent."""
-        self._lock = threading.Lock()
-        self._shared: E | None = None
-        self._end: weakref.finalize[..., SharedExecutor[E]] | None = None
+        self._executor: Any = None
 
     @property
-    def executor(self) -> E:
+    def executor(self) -> Any:
         """The executor of these settings."""
-        shared = self._shared
-        if shared is None:
-            with self._lock:
-                if self._shared is None:
-                    key = self._key()
-                    self._shared = self._among.acquire(key, self._make)
-                    if self._among.end_unasked:
-                        self._end = weakref.finalize(self, self._among.drop, key, self._shared)
-                        self._end.atexit = False
-                shared = self._shared
-        return shared
+        executor = self._executor
+        if executor is None:
+            with _shared.lock:
+                key = self._key()
+                self._executor = executor = _shared.by_settings.get(key) or self._make()
+                _shared.by_settings[key] = executor
+                _shared.users.setdefault(executor, weakref.WeakSet()).add(self)
+        return executor
 
     def release(self) -> None:
         """Release the executor, which is shut down with its last user."""
-        with self._lock:
-            shared, self._shared = self._shared, None
-            if self._end is not None:
-                self._end.detach()
-        if shared is not None:
-            self._among.release(self._key(), shared)
+        with _shared.lock:
+            executor, self._executor = self._executor, None
+            if executor is None:
+                return
+            users = _shared.users[executor]
+            users.discard(self)
+            if users:
+                return
+            for key in [key for key, each in _shared.by_settings.items() if each is executor]:
+                del _shared.by_settings[key]
+        executor.shutdown()
+
+
+class EngineSpec(ABC):
+    """An engine with options of its own, such as `executor=Slurm(...)`.
+
+    Equal ones share their workers; making one starts nothing.
+
+    Attributes:
+        name: the member of `Executors`.
+        ends_jobs: whether it ends a job that exceeds its timeout.
+        options: the options that were given.
+    """
+
+    name: ClassVar[Executors]
+    ends_jobs: ClassVar[bool] = False
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{type(self).__name__}({options})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and repr(other) == repr(self)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    @abstractmethod
+    def new_executor(self, patience: float | None) -> Any:
+        """Make an executor, which is shut down with its last user."""

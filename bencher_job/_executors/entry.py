@@ -1,6 +1,6 @@
 """The entry point of every worker: run a packed job and return how it ended.
 
-    parcel -> execute -> RunResult( plain value | value file | value by value | error ) -> open_result -> Outcome
+    parcel -> execute -> RunResult( plain value | value file | value by value | error ) -> open -> Outcome
 
 An exception, an exit or a result that cannot be pickled ends its own job only.
 """
@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
-import reprlib
-import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,9 +19,8 @@ from enum import IntEnum
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
-from .._context import CURRENT, call_in
-from .._errors import BencherJobError, CodeMismatch, JobTimeout
-from .._inside import critical, runs_jobs
+from .._context import CURRENT, call_in, critical, runs_jobs
+from .._errors import BencherJobError, CodeMismatch
 from .._job import Job, run_job
 from .._keys.libraries import other_versions
 from .._keys.names import load_for
@@ -33,29 +30,35 @@ from .._options import follow_override
 from .._stores.blobs import LARGE, Blob, BlobLost, write_blob
 from .._stores.codec import Payload, dump, dump_result
 from .._stores.parts import Buffer
-from .base import OtherVersions, Outcome, Place, as_worker, error_text, here, leave_if_forked, this_process
-from .elsewhere import Files, files_of
-from .exceptions import dump_error, load_error
-from .logs import collected_records, handle
-from .packing import LoadedCall, Parcel, is_loaded, load
-from .pickling import ResultPickler, dumps
-from .surroundings import set_variables
-from .wire import LARGEST_INLINE, Message, encode_message
+from .engine import (
+    Files,
+    OtherVersions,
+    Outcome,
+    Place,
+    as_worker,
+    describe,
+    error_text,
+    files_of,
+    here,
+    leave_if_forked,
+    this_process,
+    time_is_over,
+)
+from .packing import LoadedCall, Parcel, load, loaded_functions
+from .pickling import ResultPickler, dump_error, dumps, load_error
+from .surroundings import collected_records, handle_records, set_variables
 
 __all__ = [
+    "LARGEST_INLINE",
     "STUCK_SECONDS",
     "Ended",
     "ResultKind",
     "RunResult",
-    "describe",
     "execute",
-    "open_result",
     "outcome_of_coroutine",
     "run_batch",
     "run_coroutine",
-    "run_in_pieces",
     "run_packed",
-    "time_is_over",
     "unpack_value",
 ]
 
@@ -108,9 +111,11 @@ class ResultKind(IntEnum):
     """The value file that the worker wrote."""
 
 
+LARGEST_INLINE: Final = 1 << 14
+"""Size in bytes up to which a byte string is part of a message's head. Larger ones are sent as buffers."""
+
 _KINDS: Final = tuple(ResultKind)
 _ERRORS: Final = frozenset({ResultKind.ERROR, ResultKind.NOT_LOADED})
-_HEAD: Final = struct.Struct("<B??ddI")
 _dumps_result: Final = partial(dumps, pickler=ResultPickler)
 
 
@@ -127,82 +132,84 @@ class RunResult(NamedTuple):
     files: Files = ()
     records: tuple[bytes, ...] = ()
 
-    def parts(self) -> list[Buffer]:
-        """Return the buffers to send, without copying."""
-        place = self.place
-        others = ("\t".join(each) for each in self.other_versions)
-        names = "\n".join((place.host, place.python, place.platform, *others))
-        has_more = self.files != () or bool(self.records)
-        times = self.started, self.seconds
-        head = _HEAD.pack(self.kind, self.may_have_files, has_more, *times, place.pid) + names.encode()
-        more = [pickle.dumps((self.files, self.records))] if has_more else []
-        return [head, *more, self.payload.stream, *self.payload.buffers]
-
-    def message(self, number: int) -> list[Buffer]:
-        """Return the buffers of a message about job `number` to the pool."""
-        stream, buffers = self.payload
-        inline = None
+    def message(self) -> tuple[tuple[Any, ...], Sequence[Buffer]]:
+        """Return a head of builtin types, and buffers that are not copied."""
+        kind, (stream, buffers), *times, place, has_files, others, files, records = self
+        rest = *times, tuple(place), has_files, others, files, records
         if len(stream) > LARGEST_INLINE:
-            buffers = stream, *buffers
-        else:
-            inline = bytes(stream)
-        times = self.started, self.seconds
-        head = number, int(self.kind), self.may_have_files, *times, inline, self.other_versions
-        return encode_message(head, buffers)
+            return (int(kind), None, *rest), (stream, *buffers)
+        return (int(kind), bytes(stream), *rest), buffers
 
     @classmethod
-    def of_message(cls, message: Message, place: Place) -> RunResult:
+    def of_message(cls, head: Sequence[Any], buffers: Sequence[Buffer]) -> RunResult:
         """Make a result from what `message()` returned."""
-        (_, kind, may_have_files, started, seconds, stream, others), buffers = message
+        kind, stream, started, seconds, place, *rest = head
         if stream is None:
             stream, *buffers = buffers
-        payload = Payload(stream, tuple(buffers))
-        return cls(_KINDS[kind], payload, started, seconds, place, may_have_files, others)
+        return cls(_KINDS[kind], Payload(stream, tuple(buffers)), started, seconds, Place(*place), *rest)
+
+    def parts(self) -> tuple[bytes, ...]:
+        """Return the message as byte strings."""
+        head, buffers = self.message()
+        return pickle.dumps(head, protocol=5), *map(bytes, buffers)
 
     @classmethod
     def of_parts(cls, parts: Sequence[Buffer]) -> RunResult:
         """Make a result from what `parts()` returned."""
-        kind, may_have_files, has_more, started, seconds, pid = _HEAD.unpack_from(parts[0])
-        host, python, platform, *others = bytes(parts[0][_HEAD.size :]).decode().split("\n")
-        place = Place(host, pid, python, platform)
-        files, records = pickle.loads(parts[1]) if has_more else ((), ())
-        stream, *buffers = parts[1 + has_more :]
-        payload = Payload(stream, tuple(buffers))
-        versions = tuple((name, there, here) for name, there, here in (each.split("\t") for each in others))
-        return cls(
-            ResultKind(kind), payload, started, seconds, place, may_have_files, versions, files, records
+        return cls.of_message(pickle.loads(parts[0]), parts[1:])
+
+    def open(self, label: object) -> Outcome:
+        """Unpickle the result. If that fails, the outcome is an error that names the job by its label."""
+        value, error, blob = None, None, None
+        handle_records(self.records)
+        function = label.function if isinstance(label, Job) else None
+        try:
+            if self.kind in _ERRORS:
+                error = load_error(self.payload.stream)
+            elif self.kind is ResultKind.BLOB:
+                written = load_for(function, self.payload.load)
+                value = load_for(function, partial(_value_of, written, label))
+                blob = written
+            else:
+                value = load_for(function, self.payload.load)
+        except BlobLost as lost:
+            error = lost
+        except BaseException as problem:  # noqa: BLE001 - a class's unpickling can raise anything
+            what = "exception" if self.kind in _ERRORS else "result"
+            error = BencherJobError(
+                f"The {what} of {describe(label)} came back, but can't be unpickled here: "
+                f"{error_text(problem)}. Return plain data, or fix the class's __reduce__."
+            )
+            error.__cause__ = problem
+        is_plain = error is None and self.kind is ResultKind.PLAIN
+        return Outcome(
+            value,
+            error,
+            self.payload if is_plain else None,
+            *self[2:6],
+            blob,
+            self.other_versions,
+            self.files,
         )
 
 
-def run_packed(blob: bytes, tell_begin: Callable[[], None] | None = None) -> tuple[bytes, ...]:
-    """Run a packed job and return the parts of its result as plain bytes. Never raises."""
-    try:
-        run_result = _execute_and_collect(Parcel.of_bytes(blob), tell_begin or _say_nothing)
-    except BaseException as error:  # noqa: BLE001 - a damaged parcel must not end the worker
-        run_result = _run_result(time.time(), 0.0, ResultKind.ERROR, Payload(dump_error(error)))
-    return tuple(bytes(part) for part in run_result.parts())
+def run_packed(
+    body: bytes, function: PickledFunction | None, tell_begin: Callable[[], None] | None = None
+) -> tuple[bytes, ...]:
+    """Run a job that was sent apart from its function, or without it, and return the parts of its result.
 
-
-def run_in_pieces(body: bytes, function: PickledFunction | None) -> RunResult:
-    """Run a job that was sent apart from its function, or without it. Never raises."""
-    try:
-        parcel = Parcel.of_pieces(body, function)
-        if function is None and not is_loaded(parcel.function.digest):
-            return _run_result(time.time(), 0.0, ResultKind.WANTS_FUNCTION, Payload(b""))
-    except BaseException as error:  # noqa: BLE001 - as above
-        return _run_result(time.time(), 0.0, ResultKind.ERROR, Payload(dump_error(error)))
-    return _execute_and_collect(parcel, _say_nothing)
-
-
-def _execute_and_collect(parcel: Parcel, tell_begin: Callable[[], None]) -> RunResult:
-    """Execute a parcel. The log records of the job travel with its result."""
+    Never raises. The log records of the job travel with its result.
+    """
     with collected_records() as records:
-        run_result = execute(parcel, tell_begin)
-    return run_result._replace(records=tuple(records)) if records else run_result
+        try:
+            run_result = execute(Parcel.of_pieces(body, function), tell_begin or _say_nothing)
+        except BaseException as error:  # noqa: BLE001 - a damaged parcel must not end the worker
+            run_result = _run_result(time.time(), 0.0, ResultKind.ERROR, Payload(dump_error(error)))
+    return run_result._replace(records=tuple(records)).parts()
 
 
 STUCK_SECONDS: Final = 0.1
-"""Seconds that a job may run before the jobs behind it in the batch are returned."""
+"""Seconds that a batch may run before the jobs that it has not begun are returned."""
 
 PickledFunction = tuple[Buffer, tuple[Buffer, ...]]
 
@@ -210,97 +217,36 @@ Ended = tuple[int, tuple[bytes, ...]]
 """The index of a job in its batch, and the parts of its run result."""
 
 
-class _Batch:
-    """Jobs that run one after another in this worker."""
-
-    def __init__(
-        self,
-        bodies: Sequence[bytes],
-        functions: Sequence[PickledFunction],
-        tell: Callable[[list[Ended], int], None],
-    ) -> None:
-        self._jobs = list(zip(bodies, functions, strict=True))
-        self._tell = tell
-        self._lock = threading.Lock()
-        self._ended: list[Ended] = []
-        self._begun = -1
-        self._since = 0.0
-        self._is_given_back = False
-
-    def run(self) -> list[Ended]:
-        for place, (body, function) in enumerate(self._jobs):
-            with self._lock:
-                if self._is_given_back:
-                    break
-                self._begun, self._since = place, time.monotonic()
-            ended = place, tuple(map(bytes, run_in_pieces(body, function).parts()))
-            with self._lock:
-                self._ended.append(ended)
-        return self._ended
-
-    def look(self, now: float) -> None:
-        """If the present job takes long, report the results and its index. The jobs behind it will not run here."""
-        with self._lock:
-            if self._is_given_back or now - self._since < STUCK_SECONDS:
-                return
-            self._is_given_back = True
-            ended, begun = list(self._ended), self._begun
-        self._tell(ended, begun)
-
-
-class _Watch:
-    """A thread that watches the batches of this worker for long jobs."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._batches: set[_Batch] = set()
-        self._has_batches = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def add(self, batch: _Batch) -> None:
-        with self._lock:
-            self._batches.add(batch)
-            if self._thread is None or not self._thread.is_alive():  # a forked child lacks the thread
-                self._thread = threading.Thread(target=self._run, name="bencher_job-batches", daemon=True)
-                self._thread.start()
-        self._has_batches.set()
-
-    def remove(self, batch: _Batch) -> None:
-        with self._lock:
-            self._batches.discard(batch)
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                batches = list(self._batches)
-                if not batches:
-                    self._has_batches.clear()
-            for batch in batches:
-                batch.look(time.monotonic())
-            self._has_batches.wait()
-            time.sleep(STUCK_SECONDS / 2)
-
-
-_watch: Final = _Watch()
-
-
 def run_batch(
     bodies: Sequence[bytes], functions: Sequence[PickledFunction], tell: Callable[[list[Ended], int], None]
 ) -> list[Ended]:
     """Run jobs in this worker, each with its function or all with one, and return their results.
 
-    If a job takes long, call `tell` on another thread with the results so far and the job's index. The jobs behind it
-    do not run, and are missing from the results.
+    If the batch takes long, call `tell` on another thread with the results so far and the present job's index. The jobs
+    behind it do not run, and are missing from the results.
     """
-    functions = list(functions) if len(functions) == len(bodies) else list(functions) * len(bodies)
-    batch = _Batch(bodies, functions, tell)
-    if len(bodies) == 1:
-        return batch.run()
-    _watch.add(batch)
-    try:
-        return batch.run()
-    finally:
-        _watch.remove(batch)
+    lock, ended, begun, is_given_back = threading.Lock(), list[Ended](), -1, False
+
+    def give_back() -> None:
+        nonlocal is_given_back
+        with lock:
+            is_given_back, so_far = True, list(ended)
+        tell(so_far, begun)
+
+    timer = threading.Timer(STUCK_SECONDS, give_back)
+    timer.daemon = True
+    if len(bodies) > 1:
+        timer.start()
+    for place, body in enumerate(bodies):
+        with lock:
+            if is_given_back:
+                break
+            begun = place
+        parts = run_packed(body, functions[place if len(functions) > 1 else 0])
+        with lock:
+            ended.append((place, parts))
+    timer.cancel()
+    return ended
 
 
 def _say_nothing() -> None:
@@ -315,6 +261,8 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Ru
     """
     pid = os.getpid()
     started, clock, seconds = time.time(), 0.0, 0.0
+    if not parcel.function.payload.stream and parcel.function.digest not in loaded_functions:
+        return _run_result(started, 0.0, ResultKind.WANTS_FUNCTION, Payload(b""))
     try:
         call = _load(parcel)
         if call.submitter not in {None, this_process()}:
@@ -392,46 +340,6 @@ def _as_blob(call: LoadedCall, payload: Payload) -> tuple[ResultKind, Payload]:
     return (ResultKind.PLAIN, payload) if blob is None else (ResultKind.BLOB, dump(blob))
 
 
-def open_result(run_result: RunResult, label: object) -> Outcome:
-    """Unpickle a run result. If that fails, the outcome is an error that names the job by its label."""
-    value, error, payload, blob = None, None, None, None
-    handle(run_result.records)
-    try:
-        if run_result.kind in _ERRORS:
-            error = load_error(run_result.payload.stream)
-        else:
-            function = label.function if isinstance(label, Job) else None
-            if run_result.kind is ResultKind.BLOB:
-                blob = load_for(function, run_result.payload.load)
-                value = load_for(function, partial(_value_of, blob, label))
-            else:
-                value = load_for(function, run_result.payload.load)
-                payload = run_result.payload if run_result.kind is ResultKind.PLAIN else None
-    except BlobLost as lost:
-        error = lost
-    except BaseException as problem:  # noqa: BLE001 - a class's unpickling can raise anything
-        what = "exception" if run_result.kind in _ERRORS else "result"
-        error = BencherJobError(
-            f"The {what} of {describe(label)} came back, but can't be unpickled here: "
-            f"{error_text(problem)}. Return plain data, or fix the class's __reduce__."
-        )
-        error.__cause__ = problem
-    if error is not None:
-        blob = None
-    times = run_result.started, run_result.seconds
-    return Outcome(
-        value,
-        error,
-        payload,
-        *times,
-        run_result.place,
-        run_result.may_have_files,
-        blob,
-        run_result.other_versions,
-        run_result.files,
-    )
-
-
 def _value_of(blob: Blob, label: object) -> Any:
     """Load the value file that a worker wrote. Remove it if that fails.
 
@@ -454,29 +362,7 @@ def unpack_value(run_result: RunResult, label: object) -> Any:
     Raises:
         BaseException: the job's own exception.
     """
-    outcome = open_result(run_result, label)
+    outcome = run_result.open(label)
     if outcome.error is not None:
         raise outcome.error
     return outcome.value
-
-
-def describe(label: object) -> str:
-    """Describe a job with its abbreviated arguments, or another callable, for an error message.
-
-    >>> describe(Job("a", sorted, {"reverse": True}, "key", positional=([2, 1],)))
-    "job 'a', sorted([2, 1], reverse=True)"
-    """
-    if not isinstance(label, Job):
-        return getattr(label, "__qualname__", None) or reprlib.repr(label)
-    name = getattr(label.function, "__qualname__", type(label.function).__qualname__)
-    arguments = [reprlib.repr(value) for value in label.positional]
-    arguments += [f"{name}={reprlib.repr(value)}" for name, value in label.job_args.items()]
-    return f"job {label.job_id!r}, {name}({', '.join(arguments)})"
-
-
-def time_is_over(label: object, timeout: float) -> JobTimeout:
-    """Make the error of a job that exceeded its timeout in seconds."""
-    name = describe(label)
-    return JobTimeout(
-        f"{name} ran for longer than its timeout of {timeout:g} s, and was ended.", job=name, seconds=timeout
-    )

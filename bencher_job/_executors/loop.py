@@ -24,8 +24,7 @@ from .._context import CURRENT
 from .._errors import BencherJobError
 from .._loops import Caller
 from .._options import Executors
-from .base import Outcome, leave_if_forked, run_inline
-from .engine import AdoptedExecutor, Engine
+from .engine import Engine, Outcome, leave_if_forked, run_inline
 from .entry import outcome_of_coroutine
 from .threads import ThreadPool
 
@@ -126,7 +125,7 @@ class LoopEngine(Engine):
     """Run one job in the event loop of one of its waiters."""
 
     def __init__(self, timeout: float | None = None) -> None:
-        source = AdoptedExecutor(None)
+        source = None
         super().__init__(
             str(Executors.SERIAL), self._run_in_loops, source, ends_jobs=True, shares_arguments=True
         )
@@ -190,9 +189,7 @@ class ThreadBesideLoop(Engine):
 
     def __init__(self) -> None:
         self._pool = ThreadPool(1)
-        super().__init__(
-            str(Executors.SERIAL), self._run_beside_loop, AdoptedExecutor(self._pool), shares_arguments=True
-        )
+        super().__init__(str(Executors.SERIAL), self._run_beside_loop, self._pool, shares_arguments=True)
 
     def _run_beside_loop(self, _executor: ThreadPool, jobs: Sequence[Job]) -> list[Future[Any]]:
         return [self._submit(job) for job in jobs]

@@ -3,24 +3,18 @@
     job -> pack -> Parcel( function, by digest | arguments and names ) ~~> load -> LoadedCall
 
 A function of `__main__`, a lambda and a closure are pickled by value, an importable function by name. A code check goes
-with it, and a worker with other code does not run the job. A function larger than 64 kB is written once to a file for
-the workers of this machine, and is part of the parcel for all others. A worker caches the functions that it loaded
-last, so its jobs share what a function holds.
+with it, and a worker with other code does not run the job. A worker caches the functions that it loaded last, so its
+jobs share what a function holds.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
 import pickle
-import shutil
-import tempfile
-import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -28,13 +22,15 @@ from blake3 import blake3
 
 from .. import _options
 from .._context import Surroundings
+from .._errors import CodeMismatch
+from .._keys.files import is_unchanged
 from .._keys.names import adopt_main_name, main_name
-from .._processes import renew_after_fork
+from .._processes import this_process as describe_process
 from .._stores.codec import Payload, dump
 from .._stores.parts import Buffer
-from .elsewhere import Elsewhere
 from .pickling import (
     CallPickler,
+    Recent,
     SeenDefinitions,
     check_arguments,
     check_function,
@@ -54,122 +50,104 @@ __all__ = [
     "LoadedCall",
     "Parcel",
     "SentFunction",
-    "function_files",
-    "is_loaded",
     "load",
+    "loaded_functions",
     "pack",
     "pack_call",
     "pack_many",
-    "read_function",
 ]
 
-KEPT_FILES: Final = 8
-
-
-class FunctionFile:
-    """A file with a pickled function. It is removed when no sent function refers to it."""
-
-    def __init__(self, folder: str, digest: bytes, payload: Payload) -> None:
-        self.path = os.path.join(folder, digest.hex())
-        with open(f"{self.path}.part", "wb") as file:
-            pickle.dump(payload.in_band(), file, protocol=5)
-        os.replace(file.name, self.path)
-        weakref.finalize(self, _in_this_process, os.getpid(), _unlink, self.path)
-
-
-class FunctionFiles:
-    """The files of large functions, in a temporary folder of this process."""
-
-    def __init__(self) -> None:
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        """Forget all files in a forked child: they belong to the parent."""
-        self._lock = threading.Lock()
-        self._folder: str | None = None
-        self._sent: weakref.WeakValueDictionary[bytes, FunctionFile] = weakref.WeakValueDictionary()
-        self._last: OrderedDict[bytes, FunctionFile] = OrderedDict()
-
-    def file_of(self, digest: bytes, payload: Payload) -> FunctionFile:
-        """Write a function's bytes to a file, unless the file exists."""
-        with self._lock:
-            if self._folder is None:
-                self._folder = tempfile.mkdtemp(prefix="bencher_job-")  # only this user can read it
-                atexit.register(
-                    _in_this_process, os.getpid(), shutil.rmtree, self._folder, ignore_errors=True
-                )
-            file = self._sent.get(digest)
-            if file is None:
-                file = self._sent[digest] = FunctionFile(self._folder, digest, payload)
-            self._last[digest] = file
-            self._last.move_to_end(digest)
-            if len(self._last) > KEPT_FILES:
-                self._last.popitem(last=False)
-            return file
-
-
-def read_function(path: str) -> Payload:
-    """Read a pickled function from its file."""
-    with open(path, "rb") as file:
-        return Payload(*pickle.load(file))
-
-
-def _in_this_process(pid: int, act: Callable[..., object], *args: object, **kwargs: object) -> None:
-    if os.getpid() == pid:  # a forked child inherits its parent's exit hooks
-        act(*args, **kwargs)
-
-
-def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-function_files: Final = FunctionFiles()
-
-
-FILE_FROM: Final = 1 << 16
-"""Size in bytes above which a function is written to a file for local workers."""
-
 LOADED_FUNCTIONS: Final = 16
-KEPT_FUNCTIONS: Final = 16
 
 _dumps_call: Final = partial(dumps, pickler=CallPickler)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedCall:
-    """What a worker runs: a function with its arguments, and its job if it belongs to one."""
+Disk = tuple[str, int, int]
+
+
+class Elsewhere(NamedTuple):
+    """What a worker needs to know of the submitter's disk.
+
+    Attributes:
+        disk: identifies the folder of the store; None if there is none.
+        inputs: paths that count by content, each with what the key was made from.
+    """
+
+    disk: Disk | None
+    inputs: tuple[tuple[object, object], ...]
+
+    @classmethod
+    def of(cls, job: Job) -> Elsewhere:
+        """Describe the disk of this process for the worker of a job."""
+        disk = None if job.media_folder is None else _disk_of(job.media_folder)
+        return cls(disk, tuple((_texts(value), content) for value, content in job.files))
+
+    def check_inputs(self, function: object) -> None:
+        """Refuse to read other files than those that the key was made from.
+
+        Raises:
+            CodeMismatch: naming the path.
+        """
+        for value, content in self.inputs:
+            if not is_unchanged(value, content):
+                name = getattr(function, "__qualname__", str(function))
+                raise CodeMismatch(
+                    f"{name} counts {value} by content, and the worker on {os.uname().nodename} has other content "
+                    "there than the submitter, or none. Copy it to the worker, or put it where both find it.",
+                    function=name,
+                )
+
+    def is_other_disk(self, media_folder: str) -> bool:
+        """Whether files written here are not where the submitter looks for them, as far as this process can tell."""
+        return self.disk is None or _disk_of(media_folder) != self.disk
+
+
+def _texts(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return [_texts(each) for each in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _disk_of(media_folder: str) -> Disk | None:
+    try:
+        status = os.stat(os.path.dirname(os.path.dirname(media_folder)))
+    except OSError:
+        return None
+    return describe_process().boot, status.st_dev, status.st_ino
+
+
+class LoadedCall(NamedTuple):
+    """What a worker runs: a function with its arguments, and its job if it belongs to one.
+
+    Attributes:
+        submitter: host and pid of the process that packed it.
+        variables: context variables of the caller.
+        override: the cache directory that overrides all others in that process, if any.
+        names: the job's id, key and tag.
+        terms: how to write a large result to a value file.
+        elsewhere: what a worker needs that may be on another machine.
+        libraries: versions of the libraries in the job's key.
+    """
 
     function: Callable[..., Any]
+    submitter: tuple[str, int]
+    variables: tuple[SentVariable, ...]
+    override: str | None
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    names: tuple[str, str, str] | None = None
-    """The job's id, key and tag."""
-    media_folder: str | None = None
-    submitter: tuple[str, int] | None = None
-    """Host and pid of the process that packed it."""
-    override: str | None = None
-    """The cache directory that overrides all others in that process, if any."""
-    terms: bytes | None = None
-    """How to write a large result to a value file."""
-    elsewhere: Elsewhere | None = None
-    """What a worker needs that may be on another machine."""
-    libraries: Mapping[str, str] = field(default_factory=dict)
-    """Versions of the libraries in the job's key."""
-    variables: tuple[SentVariable, ...] = ()
-    """Context variables of the caller."""
+    names: tuple[str, str, str] | None
+    media_folder: str | None
+    terms: bytes | None
+    elsewhere: Elsewhere | None
+    libraries: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class SentFunction:
-    """A pickled function with its digest: its bytes, or a file for workers of this machine."""
+    """A pickled function with its digest. `payload` is empty for a worker that has loaded it."""
 
     digest: bytes
     payload: Payload
-    file: str = ""
-    keeps: object = None
-    """An object that must live as long as this one."""
 
 
 class Parcel(NamedTuple):
@@ -199,20 +177,6 @@ class Parcel(NamedTuple):
         digest, stream, buffers = pickle.loads(body)
         return cls(SentFunction(digest, Payload(*function or (b"",))), Payload(stream, buffers))
 
-    def to_bytes(self) -> bytes:
-        """Return the parcel as bytes, for executors that pickle their calls."""
-        sent = self.function
-        fields = (sent.digest, sent.file, *sent.payload.in_band(), *self.body.in_band())
-        return pickle.dumps(fields, protocol=5)
-
-    @classmethod
-    def of_bytes(cls, blob: bytes) -> Parcel:
-        """Make a parcel from what `to_bytes()` returned."""
-        digest, file, function, function_buffers, body, body_buffers = pickle.loads(blob)
-        return cls(
-            SentFunction(digest, Payload(function, function_buffers), file), Payload(body, body_buffers)
-        )
-
 
 def pack(job: Job, *, local: bool = True) -> Parcel:
     """Pack a job for a worker on this machine, or with `local=False` on any machine.
@@ -220,10 +184,10 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
     Raises:
         Exception: whatever pickling its function or an argument raises.
     """
-    fingerprint = None if job.function_version is None else job.function_version.fingerprint
-    with made_by_value():
-        sent = sent_functions(job.function, fingerprint, local, job.code_check)
-        return Parcel(sent, _body_of(job, fingerprint, _sender(job.surroundings), local=local))
+    (parcel,) = pack_many([job], local=local)
+    if isinstance(parcel, Exception):
+        raise parcel
+    return parcel
 
 
 def pack_many(jobs: Iterable[Job], *, local: bool = True) -> Iterator[Parcel | Exception]:
@@ -241,7 +205,7 @@ def pack_many(jobs: Iterable[Job], *, local: bool = True) -> Iterator[Parcel | E
             with made_by_value():
                 if sent is None or known != (id(job.function), id(fingerprint), job.code_check):
                     sent = sender = None  # which context variables are sent is known once the function is
-                    sent = sent_functions(job.function, fingerprint, local, job.code_check)
+                    sent = _sent_function(job.function, fingerprint, job.code_check)
                     known = id(job.function), id(fingerprint), job.code_check
                 if sender is None or job.surroundings is not surroundings:
                     surroundings = job.surroundings
@@ -263,7 +227,7 @@ def pack_call(
     """
     with made_by_value():
         body = _sender(None), args, kwargs, None, None, None, None, None
-        parcel = Parcel(_pickled(function, b"", local), dump(body, _dumps_call))
+        parcel = Parcel(_pickled(function, b""), dump(body, _dumps_call))
     return parcel.of_its_own() if local else parcel.in_one_piece()
 
 
@@ -295,71 +259,47 @@ def _body_of(
 _PLAIN: Final = frozenset({bool, bytes, complex, float, int, str, type(None)})
 
 
-class _SentFunctions:
-    """A cache of pickled functions, so that an unchanged function is pickled once."""
-
-    def __init__(self) -> None:
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        """Forget all functions in a forked child: their files belong to the parent."""
-        self._lock = threading.Lock()
-        self._made: OrderedDict[tuple[object, ...], tuple[weakref.ref[Any], object, SentFunction]] = (
-            OrderedDict()
-        )
-
-    def __call__(
-        self, function: Any, fingerprint: Fingerprint | None, local: bool, code_check: bytes = b""
-    ) -> SentFunction:
-        """Pickle a function, or return the cached bytes if its fingerprint covers all that the function holds.
-
-        Without a fingerprint, `code_check` is sent along; it may be empty.
-
-        Raises:
-            Exception: whatever pickling the function raises.
-        """
-        if getattr(type(function), "_bencher_job_cached", False):
-            function = function.__wrapped__
-        if fingerprint is None:
-            return _pickled(function, code_check, local)
-        if fingerprint.scope != "deep" or fingerprint.untracked:
-            return _pickled(function, code_check_of(fingerprint, function), local)
-        # A cached function inside it is pickled with its cache directory, hence the epoch of the options.
-        place = id(function), id(fingerprint), modules_by_value(), local, _options.epoch
-        with self._lock:
-            known = self._made.get(place)
-        if known is not None and known[0]() is function:
-            return known[2]
-        sent = _pickled(function, code_check_of(fingerprint, function), local)
-        try:
-            reference = weakref.ref(function)
-        except TypeError:  # a bound method, which lives no longer than this call
-            return sent
-        with self._lock:
-            self._made[place] = reference, fingerprint, sent
-            if len(self._made) > KEPT_FUNCTIONS:
-                self._made.popitem(last=False)
-        return sent
+_sent: Final[Recent[tuple[object, ...], tuple[weakref.ref[Any], object, SentFunction]]] = Recent(16)
+"""Functions that have been pickled, and have not changed as long as their fingerprints have not."""
 
 
-sent_functions: Final = _SentFunctions()
+def _sent_function(function: Any, fingerprint: Fingerprint | None, code_check: bytes = b"") -> SentFunction:
+    """Pickle a function, or return the cached bytes if its fingerprint covers all that the function holds.
+
+    Without a fingerprint, `code_check` is sent along; it may be empty.
+
+    Raises:
+        Exception: whatever pickling the function raises.
+    """
+    if getattr(type(function), "_bencher_job_cached", False):
+        function = function.__wrapped__
+    if fingerprint is None:
+        return _pickled(function, code_check)
+    if fingerprint.scope != "deep" or fingerprint.untracked:
+        return _pickled(function, code_check_of(fingerprint, function))
+    # A cached function inside it is pickled with its cache directory, hence the epoch of the options.
+    place = id(function), id(fingerprint), modules_by_value(), _options.epoch
+    known = _sent.use(place)
+    if known is not None and known[0]() is function:
+        return known[2]
+    sent = _pickled(function, code_check_of(fingerprint, function))
+    with suppress(TypeError):  # a bound method, which lives no longer than this call
+        _sent.keep(place, (weakref.ref(function), fingerprint, sent))
+    return sent
+
 
 _in_transit: Final[weakref.WeakValueDictionary[bytes, SentFunction]] = weakref.WeakValueDictionary()
 """One copy of the function of all jobs that have not ended, by digest."""
 
 
-def _pickled(function: Callable[..., Any], code_check: bytes, local: bool) -> SentFunction:
+def _pickled(function: Callable[..., Any], code_check: bytes) -> SentFunction:
     payload = dump((function, code_check), _dumps_call)
     hasher = blake3(payload.stream)
     for buffer in payload.buffers:
         hasher.update(buffer)
     digest = hasher.digest()
-    if not local or payload.nbytes <= FILE_FROM:
-        kept = Payload(bytes(payload.stream), tuple(map(_copied, payload.buffers)))
-        return _in_transit.setdefault(digest, SentFunction(digest, kept))
-    file = function_files.file_of(digest, payload)
-    return SentFunction(digest, Payload(b""), file.path, keeps=file)
+    kept = Payload(bytes(payload.stream), tuple(map(_copied, payload.buffers)))
+    return _in_transit.setdefault(digest, SentFunction(digest, kept))
 
 
 def _copied(buffer: Buffer) -> bytes | bytearray:
@@ -378,60 +318,25 @@ def load(parcel: Parcel) -> LoadedCall:
     submitter, variables, main, override = sender
     if main is not None:
         adopt_main_name(main)
-    function, libraries = _functions.function_of(parcel.function)
+    function, libraries = _load_function(parcel.function)
     if seen:
         libraries = {**libraries, **check_arguments(function, seen)}
     if elsewhere is not None:
         elsewhere.check_inputs(function)
-    return LoadedCall(
-        function,
-        args,
-        kwargs,
-        names,
-        media_folder,
-        submitter,
-        override,
-        terms,
-        elsewhere,
-        libraries,
-        variables,
-    )
+    job = names, media_folder, terms, elsewhere
+    return LoadedCall(function, submitter, variables, override, args, kwargs, *job, libraries)
 
 
-def is_loaded(digest: bytes) -> bool:
-    """Whether this worker has a function loaded."""
-    return _functions.has(digest)
+loaded_functions: Final[Recent[bytes, tuple[Callable[..., Any], Mapping[str, str]]]] = Recent(
+    LOADED_FUNCTIONS
+)
+"""The functions that this worker used last, by digest, with the versions of their libraries."""
 
 
-class _LoadedFunctions:
-    """The functions that this worker used last, by digest, with the versions of their libraries."""
-
-    def __init__(self) -> None:
-        self._functions: OrderedDict[bytes, tuple[Callable[..., Any], Mapping[str, str]]] = OrderedDict()
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        self._lock = threading.Lock()
-
-    def has(self, digest: bytes) -> bool:
-        with self._lock:
-            return digest in self._functions
-
-    def function_of(self, sent: SentFunction) -> tuple[Callable[..., Any], Mapping[str, str]]:
-        with self._lock:
-            if (known := self._functions.get(sent.digest)) is not None:
-                self._functions.move_to_end(sent.digest)
-                return known
-        payload = read_function(sent.file) if sent.file else sent.payload
-        function: Callable[..., Any]
-        function, code_check = payload.load_in_place()
-        loaded = function, check_function(function, code_check) if code_check else {}
-        with self._lock:
-            self._functions[sent.digest] = loaded
-            if len(self._functions) > LOADED_FUNCTIONS:
-                self._functions.popitem(last=False)
-        return loaded
-
-
-_functions: Final = _LoadedFunctions()
+def _load_function(sent: SentFunction) -> tuple[Callable[..., Any], Mapping[str, str]]:
+    known = loaded_functions.use(sent.digest)
+    if known is None:
+        function, code_check = sent.payload.load_in_place()
+        known = function, check_function(function, code_check) if code_check else {}
+        loaded_functions.keep(sent.digest, known)
+    return known

@@ -5,6 +5,10 @@
 
 A result refers to a class that the worker got by value by its token. If the definition came back instead, cloudpickle
 would apply it to the original class and replace its methods by copies with the worker's globals.
+
+Pickle drops the chain of an exception, and rebuilds an exception by calling its class with `args`. That fails or
+changes the exception if the class has its own constructor. So the chain is restored, and such exceptions are rebuilt
+without calling it.
 """
 
 from __future__ import annotations
@@ -16,73 +20,92 @@ import os
 import pickle
 import sys
 import threading
+import traceback
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import cloudpickle
 
+from .._errors import BencherJobError
 from .._keys.code_check import code_check_for, refuse_other_code
 from .._keys.fingerprint import Fingerprint, code_fingerprint
 from .._keys.members import is_lazy, lazy_name
 from .._keys.names import is_own_module, is_own_name, locate, main_name, note_arrival
 from .._processes import renew_after_fork
+from .engine import error_text
 from .surroundings import reduce_variable
 
 __all__ = [
     "CallPickler",
     "LoadedModules",
+    "Recent",
+    "RemoteTraceback",
     "ResultPickler",
     "SeenDefinitions",
     "by_value",
     "check_arguments",
     "check_function",
     "code_check_of",
+    "dump_error",
     "dumps",
     "find_by_name",
+    "load_error",
     "made_by_value",
     "modules_by_value",
 ]
 
-KEPT_CODE_CHECKS: Final = 64
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 _Reference = tuple[str, str]
 
 
-class _CodeChecks:
-    """A cache of pickled code checks, by fingerprint."""
+class Recent(OrderedDict[K, V]):
+    """A cache of what was used last. Threads may share it: each step is atomic, and a miss computes again."""
 
-    def __init__(self) -> None:
-        self._made: OrderedDict[tuple[int, frozenset[str]], tuple[Fingerprint, bytes]] = OrderedDict()
-        self.renew()
-        renew_after_fork(self)
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
 
-    def renew(self) -> None:
-        self._lock = threading.Lock()
+    def use(self, key: K) -> V | None:
+        """Return a value, which is then the last that was used, or None."""
+        value = self.pop(key, None)
+        if value is not None:
+            self[key] = value
+        return value
 
-    def __call__(self, fingerprint: Fingerprint, function: object) -> bytes:
-        by_value = modules_by_value()
-        with self._lock:
-            known = self._made.get((id(fingerprint), by_value))
-            if known is None:
-                is_named = _is_found_by_name(function)
-                made = pickle.dumps(code_check_for(fingerprint, by_value, None if is_named else function))
-                known = self._made[id(fingerprint), by_value] = fingerprint, made
-                if len(self._made) > KEPT_CODE_CHECKS:
-                    self._made.popitem(last=False)
-            return known[1]
+    def keep(self, key: K, value: V) -> None:
+        """Add a value, and forget the one that was not used for longest if there are too many."""
+        self.pop(key, None)
+        self[key] = value
+        with suppress(KeyError):
+            if len(self) > self._most:
+                self.popitem(last=False)
+
+
+_code_checks: Final[Recent[tuple[int, frozenset[str]], tuple[Fingerprint, bytes]]] = Recent(64)
+"""Pickled code checks, by fingerprint and the modules that go by value."""
+
+
+def code_check_of(fingerprint: Fingerprint, function: object) -> bytes:
+    """Return the pickled code check of a fingerprint, for a worker of the function."""
+    place = id(fingerprint), modules_by_value()
+    known = _code_checks.use(place)
+    if known is None:
+        root = None if _is_found_by_name(function) else function
+        known = fingerprint, pickle.dumps(code_check_for(fingerprint, place[1], root))
+        _code_checks.keep(place, known)
+    return known[1]
 
 
 def _is_found_by_name(function: Any) -> bool:
     """Whether pickle sends a function by name. A function whose module holds the decorated one goes by value."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     return name is not None and find_by_name(module, name) is function
-
-
-code_check_of: Final = _CodeChecks()
 
 
 def check_function(function: object, code_check: bytes) -> Mapping[str, str]:
@@ -407,3 +430,103 @@ def find_by_name(module: str | None, qualname: str) -> Any:
         return operator.attrgetter(qualname)(sys.modules.get(module or ""))
     except AttributeError:
         return None
+
+
+class RemoteTraceback(Exception):
+    """The worker's traceback, as the last cause in an exception's chain."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+def dump_error(error: BaseException, *, for_same_program: bool = False) -> bytes:
+    """Pickle an exception with its chain and traceback. An exception that cannot be pickled is described instead.
+
+    With `for_same_program`, classes of `__main__` go by name, since another run of the program has them.
+    """
+    text = "".join(traceback.format_exception(error))
+    try:
+        return dumps((error, text), pickler=_SameProgramPickler if for_same_program else _ErrorPickler)
+    except BaseException as problem:  # noqa: BLE001 - a long chain can exceed pickle's recursion limit
+        return dumps((_description_of(error, problem), text), pickler=ResultPickler)
+
+
+def load_error(stream: Any) -> BaseException:
+    """Unpickle an exception, with the worker's traceback at the end of its chain of causes.
+
+    Raises:
+        Exception: whatever unpickling raises in this process.
+    """
+    error: BaseException
+    error, text = pickle.loads(stream)
+    last, seen = error, {id(error)}
+    while last.__cause__ is not None and id(last.__cause__) not in seen:
+        last = last.__cause__
+        seen.add(id(last))
+    hides_context = last.__suppress_context__
+    last.__cause__ = RemoteTraceback(text)
+    last.__suppress_context__ = hides_context
+    return error
+
+
+class _ErrorPickler(ResultPickler):
+    """Pickle exceptions with their chain."""
+
+    alone: Any = None
+    """The exception that is pickled without its chain, to see whether it can be."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if not issubclass(type(obj), BaseException):
+            return super().reducer_override(obj)
+        if obj is self.alone:
+            return _reduce(obj)
+        try:
+            pickle.loads(dumps(obj, pickler=type("_Alone", (type(self),), {"alone": obj})))
+            reduced = _reduce(obj)
+        except BaseException as problem:  # noqa: BLE001 - a class's pickling can raise anything
+            reduced = _reduce(_description_of(obj, problem))
+        if isinstance(reduced, str):
+            return reduced
+        make, args, state, items, pairs, setter = list(reduced) + [None] * (6 - len(reduced))
+        chain = (state, setter, obj.__cause__, obj.__context__, obj.__suppress_context__)
+        return make, args, chain, items, pairs, _set_state
+
+
+class _SameProgramPickler(_ErrorPickler):
+    is_for_same_program = True
+
+
+def _reduce(error: BaseException) -> Any:
+    reduced = error.__reduce_ex__(5)
+    own_type = type(error)
+    constructors = own_type.__init__, own_type.__new__
+    has_own_constructor = any(isinstance(constructor, FunctionType) for constructor in constructors)
+    if isinstance(reduced, tuple) and reduced[0] is own_type and has_own_constructor:
+        return (_rebuild, (own_type, reduced[1]), *reduced[2:])
+    return reduced
+
+
+def _rebuild(error_type: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    builtin: Any = next(base for base in error_type.__mro__ if base.__module__ == "builtins")
+    error: BaseException = builtin.__new__(error_type, *args)
+    builtin.__init__(error, *args)
+    return error
+
+
+def _set_state(error: BaseException, chain: tuple[Any, ...]) -> None:
+    state, setter, cause, context, hides_context = chain
+    if setter is not None:
+        setter(error, state)
+    elif state is not None:
+        error.__setstate__(state)
+    error.__cause__ = cause
+    error.__context__ = context
+    error.__suppress_context__ = hides_context
+
+
+def _description_of(error: BaseException, problem: BaseException) -> BencherJobError:
+    text = "".join(traceback.format_exception_only(error)).strip()
+    return BencherJobError(
+        f"{text} (The exception itself stayed in the worker: it can't be pickled, "
+        f"{error_text(problem)}. Give its class plain attributes, or a __reduce__.)"
+    )

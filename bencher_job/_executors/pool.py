@@ -26,18 +26,15 @@ from typing import Any, Final
 from .._cores import check_threads_can_be_limited
 from .._errors import BencherJobError, JobTimeout, WorkerLost
 from .._options import PoolOptions
-from .base import Place, end_at_exit, error_text
-from .engine import SharedExecutors
-from .entry import ResultKind, RunResult, describe, time_is_over
-from .exceptions import load_error
-from .logs import handle
-from .pickling import CallPickler, dumps
-from .scheduler import AHEAD, ScheduledExecutor, Scheduler, Task
+from .engine import describe, end_at_exit, error_text, time_is_over
+from .entry import ResultKind, RunResult
+from .pickling import CallPickler, dumps, load_error
+from .scheduler import ScheduledExecutor, Scheduler, Task
 from .slot import END_SECONDS, Slot, lost
-from .wire import Message
-from .worker import BEGUN, FAILED, LOGGED, READY
+from .surroundings import handle_records
+from .worker import BEGUN, FAILED, LOGGED, READY, Message
 
-__all__ = ["PoolScheduler", "SlotPool", "pool_key", "shared_pools"]
+__all__ = ["PoolScheduler", "SlotPool", "pool_key"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,11 +48,11 @@ LOADING_SECONDS: Final = 60.0
 """Seconds beyond its timeout that a job may take to load, including its imports, and that a new worker may take to get
 ready for it."""
 
+CHECK_SECONDS: Final = 1.0
+"""Seconds between checks of a worker that takes longer than that to get ready."""
+
 START_AGAIN_SECONDS: Final = 0.25
 """Seconds until the next attempt to start a worker after a failed one."""
-
-WATCH_SECONDS: Final = 1.0
-"""Seconds between checks of processes whose end the system does not signal."""
 
 
 class PoolScheduler(Scheduler):
@@ -72,7 +69,6 @@ class PoolScheduler(Scheduler):
     def __init__(self, settings: PoolOptions, initialize: bytes | None) -> None:
         super().__init__()
         self._leaving: list[Slot] = []
-        self._abandoned: list[Slot] = []
         self._settings = settings
         self._size = settings.size
         self._initialize = initialize
@@ -90,37 +86,22 @@ class PoolScheduler(Scheduler):
 
     def _has_ended(self) -> bool:
         if self._is_closed_down:
-            self._end_waiting(CancelledError)
+            self._end_waiting(lambda _: CancelledError())
             self._resolve()
-        is_done = not (self.waiting or self.for_new)
-        if is_done:
-            for slot in [slot for slot in self.workers if not slot.tasks]:
-                self._stop_slot(slot)
-        is_waited_for = any(slot not in self._abandoned for slot in self._leaving)
-        return is_done and not self.workers and not is_waited_for
+        if self.waiting:
+            return False
+        for slot in [slot for slot in self.workers if not slot.tasks]:
+            self._stop_slot(slot)
+        return not (self.workers or self._leaving)
 
-    def _has_room(self) -> bool:
-        return len(self.workers) < self._size or any(
-            slot.room() > 0 and (not slot.tasks or slot.load <= AHEAD / 2) for slot in self.workers
-        )
-
-    def _next_check(self, now: float) -> float:
-        at = math.inf
-        for slot in (*self.workers, *self._leaving):
-            at = min(at, self._ends_at(slot))
-            if slot.death is None:
-                at = min(at, now + WATCH_SECONDS)
+    def _next_check(self, now: float) -> float:  # noqa: ARG002
+        at: float = min(map(self._ends_at, (*self.workers, *self._leaving)), default=math.inf)
         self._check_at = at
-        return min(at, self._start_again) if self.waiting or self.for_new else at
+        return min(at, self._start_again) if self.waiting else at
 
     def _feed(self) -> None:
         super()._feed()
-        number = len(self.waiting) + len(self.for_new)
-        if not number:
-            return
-        if self.for_new and len(self.workers) >= self._size:
-            self._make_room_for_new()
-        number -= sum([not slot.is_ready for slot in self.workers])
+        number = len(self.waiting) - sum([not slot.is_ready for slot in self.workers])
         for _ in range(min(self._size - len(self.workers), number)):
             if self._is_closed_down or not self._start_slot():
                 break
@@ -141,11 +122,7 @@ class PoolScheduler(Scheduler):
     def _share_out(self, now: float) -> None:
         """Withdraw tasks from behind an overdue one, or for an idle worker, and send them elsewhere."""
         super()._share_out(now)
-        if (
-            self.waiting
-            or len(self.workers) < 2
-            or not any(slot.is_idle and slot.room() for slot in self.workers)
-        ):
+        if self.waiting or not any(slot.room() and not slot.tasks for slot in self.workers):
             return
         busiest = max(self.workers, key=lambda slot: slot.waiting_seconds)
         if busiest.waiting_seconds > SHORTEST_HELP:
@@ -154,12 +131,6 @@ class PoolScheduler(Scheduler):
 
     def _withdraw(self, slot: Slot) -> list[Task]:
         return slot.withdraw()
-
-    def _make_room_for_new(self) -> None:
-        """Retire a worker for a task that waits for a newer one, unless one is being replaced."""
-        task = self.for_new[0]
-        if not any(slot.is_retiring or slot.is_new_to(task) for slot in self.workers):
-            self._retire(min(self.workers, key=lambda slot: slot.load))
 
     def _start_slot(self) -> bool:
         """Start a worker. If that fails and there is no other worker, fail the first waiting task."""
@@ -172,11 +143,11 @@ class PoolScheduler(Scheduler):
             if not self.workers:
                 self._end_first(f"no worker process could be started ({error_text(problem)})")
             return False
+        slot.check_at = slot.started_at + LOADING_SECONDS
         self._start_again = math.inf
         self.workers.append(slot)
         self._watch(slot.end, self._exchange, slot)
-        if slot.death is not None:
-            self._watch(slot.death, self._handle_death, slot)
+        self._watch(slot.death, self._handle_death, slot)
         return True
 
     def _exchange(self, slot: Slot, events: int) -> None:
@@ -185,56 +156,50 @@ class PoolScheduler(Scheduler):
                 slot.flush()
             self._watch_sending(slot)
         try:
-            for message in slot.read():
+            for message in slot.inlet.read():
                 self._take(message, slot)
+        except BlockingIOError:
+            pass
         except (EOFError, OSError):  # the worker has closed its end, usually because it ends
             self._selector.unregister(slot.end)
-            if not slot.is_retiring and not slot.ends_within(END_SECONDS):
-                slot.kill("it had closed its connection to the pool")
-            if slot.death is None:
-                self._handle_death(slot, 0)
+            slot.end_within(END_SECONDS)
 
     def _take(self, message: Message, slot: Slot) -> None:
         head, buffers = message
         if head[0] == READY:
-            slot.is_ready, slot.place, slot.since = True, Place(*head[1]), time.monotonic()
+            slot.is_ready, slot.since = True, time.monotonic()
             self._false_starts = 0
         elif head[0] == FAILED:
             slot.is_retiring = True
             error = load_error(buffers[0])
-            self._end_waiting(lambda: _not_initialized(error))
+            self._end_waiting(lambda _: _not_initialized(error))
         elif head[0] == BEGUN:
             slot.begun = head[1], time.monotonic()
         elif head[0] == LOGGED:
-            handle(buffers)
+            handle_records(buffers)
         else:
             self._take_answer(message, slot)
 
     def _take_answer(self, message: Message, slot: Slot) -> None:
-        number, run_result = message[0][0], RunResult.of_message(message, slot.place)
+        head, buffers = message
+        number, run_result = head[0], RunResult.of_message(head[1:], buffers)
         task = slot.tasks.get(number)
-        is_not_loaded = run_result.kind is ResultKind.NOT_LOADED
-        if is_not_loaded and task is not None and not task.is_for_new and not slot.has_run_only(task):
+        if run_result.kind is ResultKind.NOT_LOADED and task is not None and slot.started_at < task.packed_at:
             slot.remove(number)
-            self._leave_to_newer(slot, task)
-        else:
-            self._answer(slot, number, run_result)
+            self._leave_to_newer(task)
+            return
+        self._answer(slot, number, run_result)
         if not slot.tasks and (slot.is_retiring or slot.is_used_up):
             self._stop_slot(slot)
 
-    def _leave_to_newer(self, slot: Slot, task: Task) -> None:
-        """Queue a task that a worker could not load for a newer worker, and retire this one."""
-        if slot.is_new_to(task):  # an earlier job has changed what it can load
-            task.packed_at = time.monotonic()
-        task.is_for_new = True
-        self._put_back([*slot.withdraw(), task])
-        slot.is_retiring = True
-
-    def _retire(self, slot: Slot) -> None:
-        """Send a worker no more tasks, and stop it when it has finished."""
-        slot.is_retiring = True
-        if not slot.tasks:
-            self._stop_slot(slot)
+    def _leave_to_newer(self, task: Task) -> None:
+        """Replace the workers that are older than a task that one could not load, since its code may be newer."""
+        self._put_back([task])
+        for slot in [slot for slot in self.workers if slot.started_at < task.packed_at]:
+            self._put_back(slot.withdraw())
+            slot.is_retiring = True
+            if not slot.tasks:
+                self._stop_slot(slot)
 
     def _stop_slot(self, slot: Slot) -> None:
         self._leave(slot)
@@ -249,12 +214,11 @@ class PoolScheduler(Scheduler):
         code = slot.reap()
         with suppress(EOFError, OSError):
             while True:
-                for message in slot.receive():
+                for message in slot.inlet.read():
                     self._take(message, slot)
         with suppress(KeyError):  # the worker had closed its end before
             self._selector.unregister(slot.end)
-        if slot.death is not None:
-            self._selector.unregister(slot.death)
+        self._selector.unregister(slot.death)
         self._put_back(slot.withdraw())
         for task in slot.tasks.values():
             self._finished.append((task, task.verdict or self._verdict(task, code, slot)))
@@ -289,7 +253,7 @@ class PoolScheduler(Scheduler):
         if slot.stop_deadline is not None:
             return slot.stop_deadline
         if not slot.is_ready:
-            return self._start_ends_at(slot)
+            return slot.check_at
         for number, task in slot.tasks.items():
             if task.timeout is None:
                 break
@@ -297,49 +261,37 @@ class PoolScheduler(Scheduler):
             return at + task.timeout if begun == number else slot.since + task.timeout + LOADING_SECONDS
         return math.inf
 
-    def _start_ends_at(self, slot: Slot) -> float:
-        """Return when to check whether a job waits too long for a starting worker."""
-        now, soonest = time.monotonic(), slot.started_at + LOADING_SECONDS
-        if now < soonest:
-            return soonest
-        limits = (_begins_by(task, slot) for task in (*self.for_new.copy(), *self.waiting.copy()))
-        return min(now + WATCH_SECONDS, *limits)
-
-    def _end_start(self, slot: Slot, now: float) -> None:
-        """Kill a worker that is not ready in time. Fail the overdue waiting jobs, unless another worker is ready."""
-        slot.kill("it did not get ready in time")
+    def _check_start(self, slot: Slot, now: float) -> None:
+        """Kill a starting worker if jobs with a timeout have waited too long. They fail, unless another is ready."""
+        slot.check_at = now + CHECK_SECONDS
+        overdue = [
+            task
+            for task in self.waiting.copy()
+            if task.timeout is not None and slot.started_at + task.timeout + LOADING_SECONDS <= now
+        ]
+        if overdue:
+            slot.kill("it did not get ready in time")
         if not any(other.is_ready for other in self.workers):
-            for task in (*self.for_new.copy(), *self.waiting.copy()):
-                if _begins_by(task, slot) <= now:
-                    self._end(task.future, _not_begun(task))
+            for task in overdue:
+                self._end(task.future, _not_begun(task))
 
     def _look_after_workers(self, now: float) -> None:
         if now < self._check_at:
             return
         for slot in [*self.workers, *self._leaving]:
-            if slot.death is None and slot.is_dead():
-                self._handle_death(slot, 0)
-            elif now >= self._ends_at(slot):
+            if now >= self._ends_at(slot):
                 self._handle_deadline(slot, now)
 
     def _handle_deadline(self, slot: Slot, now: float) -> None:
         if slot.stop_deadline is None and not slot.is_ready:
-            self._end_start(slot, now)
+            self._check_start(slot, now)
         elif slot.stop_deadline is None and slot.oldest is not None:
             _, task = slot.oldest
             self._end_sent(slot, task, time_is_over(task.label, task.timeout or 0.0))
-        elif slot in self._leaving:
-            slot.kill("it didn't leave")
+        elif slot.killed_because:  # it may be blocked in the kernel by a broken disk
+            self._handle_death(slot, 0)
         else:
-            self._abandon(slot)
-
-    def _abandon(self, slot: Slot) -> None:
-        """Stop waiting for the end of a killed worker, which may be blocked in the kernel by a broken disk."""
-        for task in slot.tasks.values():
-            self._finished.append((task, task.verdict or self._verdict(task, None, slot)))
-        slot.tasks.clear()
-        self._leave(slot)
-        self._abandoned.append(slot)
+            slot.kill("it had closed its connection to the pool")
 
     def _end_first(self, reason: str, code: int | None = None) -> None:
         """Fail the first waiting task, because there is no worker for it."""
@@ -355,13 +307,6 @@ class PoolScheduler(Scheduler):
             slot.reap()
             slot.close()
         super()._fail(reason)
-
-
-def _begins_by(task: Task, slot: Slot) -> float:
-    """Return the deadline of a task that waits for a starting worker, by the monotonic clock."""
-    if task.timeout is None:
-        return math.inf
-    return max(slot.started_at, task.packed_at) + task.timeout + LOADING_SECONDS
 
 
 def _not_begun(task: Task) -> JobTimeout:
@@ -437,7 +382,6 @@ def pool_key(settings: PoolOptions) -> Hashable:
     return replace(settings, start_method=start, initializer=None, initargs=()), initialize
 
 
-shared_pools: Final[SharedExecutors[SlotPool]] = SharedExecutors(end_unasked=True)
 _schedulers: Final[weakref.WeakSet[PoolScheduler]] = weakref.WeakSet()
 
 

@@ -12,22 +12,17 @@ import contextlib
 import math
 import signal
 import threading
-import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, ClassVar, Final
+from typing import Any
 
-from .._errors import BencherJobError, WorkerLost
+from .._errors import BencherJobError
 from .._options import Executors
-from .base import error_text
-from .engine import SharedExecutors
-from .entry import Ended, describe, run_batch, time_is_over
-from .packing import SentFunction
-from .remote import ONCE_FROM, Lane, RemoteExecutor, RemoteScheduler
+from .engine import EngineSpec, error_text, time_is_over
+from .entry import Ended, run_batch
+from .remote import Lane, RemoteExecutor, RemoteScheduler
 from .scheduler import Task
-from .spec import EngineSpec
 
 __all__ = ["Ray", "RayExecutor", "run_on_worker"]
 
@@ -44,7 +39,6 @@ class Ray(EngineSpec):
 
     name = Executors.RAY
     ends_jobs = True
-    shared: ClassVar[SharedExecutors[RayExecutor]] = SharedExecutors()
 
     def __init__(
         self,
@@ -60,6 +54,9 @@ class Ray(EngineSpec):
     def new_executor(self, patience: float | None) -> RayExecutor:
         """Connect to Ray."""
         return RayExecutor(self, patience)
+
+
+Ray.__module__ = "bencher_job"  # the package imports it on first use
 
 
 def run_on_worker(
@@ -114,17 +111,12 @@ def _connected_ray() -> Any:
     return ray
 
 
-PLACES_SECONDS: Final = 2.0
-"""Seconds for which the number of the cluster's cores is cached."""
-
-KEPT_FUNCTIONS: Final = 8
-
-
 class RayScheduler(RemoteScheduler):
     """The batches that a Ray cluster has."""
 
     title = "Ray"
     remedy = "Add nodes that have what each job reserves, or reserve less"
+    where_to_install = ", or give Ray(runtime_env={'pip': [...]})"
     ends_jobs = True
 
     def __init__(self, spec: Ray, patience: float | None) -> None:
@@ -135,8 +127,6 @@ class RayScheduler(RemoteScheduler):
             self._remote_run = ray.remote(run_on_worker).options(**self._needs, max_retries=0)
         except (TypeError, ValueError) as problem:
             raise BencherJobError(f"executor={spec!r} can't be used: {error_text(problem)}") from problem
-        self._functions: OrderedDict[bytes, Any] = OrderedDict()
-        self._places, self._places_known_until = 1, 0.0
         self._begin()
         self._open_mailbox()
 
@@ -162,13 +152,9 @@ class RayScheduler(RemoteScheduler):
         with contextlib.suppress(Exception):  # Ray may have been shut down
             self._ray.kill(self._mailbox)
 
-    def _places_now(self) -> int:
-        now = time.monotonic()
-        if now > self._places_known_until:
-            self._places_known_until = now + PLACES_SECONDS
-            with contextlib.suppress(Exception):  # a batch reports that Ray is gone
-                self._places = self._count_places(self._ray.cluster_resources())
-        return self._places
+    def _learn_places(self) -> None:
+        with contextlib.suppress(Exception):  # a batch reports that Ray is gone
+            self._places = self._count_places(self._ray.cluster_resources())
 
     def _count_places(self, there: Mapping[str, float]) -> int:
         """Return how many jobs fit into the resources of the cluster."""
@@ -189,17 +175,8 @@ class RayScheduler(RemoteScheduler):
             return
         future.add_done_callback(lambda done: self.call(self._end_or_fail, lane, done))
 
-    def _once(self, function: SentFunction) -> Any:
-        """Return a function's bytes, or a reference to those of a large one, which are stored once."""
-        pickled = function.payload.stream, tuple(function.payload.buffers)
-        if function.payload.nbytes <= ONCE_FROM:
-            return pickled
-        if function.digest not in self._functions:
-            self._functions[function.digest] = self._ray.put(pickled)
-            if len(self._functions) > KEPT_FUNCTIONS:
-                self._functions.popitem(last=False)
-        self._functions.move_to_end(function.digest)
-        return self._functions[function.digest]
+    def _put_on_cluster(self, pickled: Any) -> Any:
+        return self._ray.put(pickled)
 
     def _end_or_fail(self, lane: Lane, done: Any) -> None:
         problem = done.exception()
@@ -216,7 +193,8 @@ class RayScheduler(RemoteScheduler):
                 task.goes_alone = True
             self._put_back(tasks)
         else:
-            self._finished += [(task, _as_library_error(task, problem)) for task in tasks]
+            for task in tasks:
+                self._finish_lost(task, problem)
 
     def _stop(self, lane: Lane) -> None:
         with contextlib.suppress(Exception):  # Ray may have been shut down
@@ -251,20 +229,6 @@ class RayScheduler(RemoteScheduler):
         for lane in [lane for lane in self._lanes.values() if self._deadline(lane) <= now]:
             task = next(iter(lane.tasks.values()))
             self._end(task.future, time_is_over(task.label, task.timeout or 0.0))
-
-
-def _as_library_error(task: Task, problem: BaseException) -> BencherJobError:
-    """Translate Ray's failure to run a task into an error of this library."""
-    name, error = describe(task.label), None
-    if isinstance(problem, ModuleNotFoundError):
-        error = BencherJobError(
-            f"A worker of the Ray cluster has no module {problem.name}, which {name} needs there. Install it where the "
-            f"workers run, or give Ray(runtime_env={{'pip': [...]}})."
-        )
-    else:
-        error = WorkerLost(f"Ray lost {name}: {error_text(problem)}", job=name)
-    error.__cause__ = problem
-    return error
 
 
 class RayExecutor(RemoteExecutor):

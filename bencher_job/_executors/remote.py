@@ -16,19 +16,19 @@ import sys
 import time
 import weakref
 from abc import abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from .._errors import CacheWarning, warn_caller
+from .._errors import BencherJobError, CacheWarning, WorkerLost, warn_caller
 from .._keys.names import is_own_module
+from .engine import describe, error_text
 from .entry import STUCK_SECONDS, Ended, RunResult
-from .packing import Parcel, pack
-from .pickling import LoadedModules, by_value
+from .packing import Parcel, SentFunction, pack
+from .pickling import LoadedModules, Recent, by_value
 from .scheduler import AHEAD, ScheduledExecutor, Scheduler, Task, Worker
 
 if TYPE_CHECKING:
@@ -79,7 +79,11 @@ TRIES_PER_PLACE: Final = 2
 PATIENCE: Final = 0.2
 """Seconds that the other jobs of a new function wait at most."""
 
-TRIED_FUNCTIONS: Final = 64
+KEPT_FUNCTIONS: Final = 8
+"""How many large functions stay on the cluster."""
+
+PLACES_SECONDS: Final = 2.0
+"""Seconds for which the number of the cluster's places is cached."""
 
 
 class Lane(Worker):
@@ -116,6 +120,8 @@ class RemoteScheduler(Scheduler):
     marks_running = False
     remedy = ""
     """What to do if no worker runs any of the jobs."""
+    where_to_install = ""
+    """How else a module comes to the workers, for an error message."""
     has_a_queue = False
     """Whether workers are requested from a queue, and come after a time that nobody knows."""
 
@@ -128,11 +134,54 @@ class RemoteScheduler(Scheduler):
         self._lanes: dict[str, Lane] = {}
         self._short_lanes = 0
         self._key_of: weakref.WeakKeyDictionary[Future[Any], str] = weakref.WeakKeyDictionary()
-        self._tries: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._tries: Recent[bytes, tuple[int, float]] = Recent(64)
+        self._on_cluster: Recent[bytes, Any] = Recent(KEPT_FUNCTIONS)
+        self._places, self._places_known_until = 0, 0.0
+
+    def _places_now(self) -> int:
+        """Return how many jobs the cluster runs at once, as last known. Learn it again if that is old."""
+        now = time.monotonic()
+        if now > self._places_known_until:
+            self._places_known_until = now + PLACES_SECONDS
+            self._learn_places()
+        return self._places
 
     @abstractmethod
-    def _places_now(self) -> int:
-        """Return how many jobs the cluster runs at once, as last known."""
+    def _learn_places(self) -> None:
+        """Set `_places`, now or soon."""
+
+    @abstractmethod
+    def _put_on_cluster(self, pickled: Any) -> Any:
+        """Store bytes on the cluster, and return a reference."""
+
+    def _once(self, function: SentFunction) -> Any:
+        """Return a function's bytes, or a reference to those of a large one, which are stored once."""
+        pickled, digest = tuple(function.payload), function.digest
+        there = self._on_cluster.use(digest)
+        if function.payload.nbytes <= ONCE_FROM or (there is None and self._places_now() == 0):
+            return pickled  # without workers, the first job may start them
+        if there is None:
+            there = self._put_on_cluster(pickled)
+            self._on_cluster.keep(digest, there)
+        return there
+
+    def _finish_lost(self, task: Task, problem: BaseException) -> None:
+        """End a task with the cluster's failure to run it, as an error of this library."""
+        name = describe(task.label)
+        error: BencherJobError
+        if isinstance(problem, WorkerLost):
+            error = problem
+        elif isinstance(problem, ModuleNotFoundError):
+            error = BencherJobError(
+                f"A worker of the {self.title} cluster has no module {problem.name}, which {name} needs there. Install "
+                f"it where the workers run{self.where_to_install}."
+            )
+        else:
+            reason = "the scheduler is gone" if isinstance(problem, CancelledError) else error_text(problem)
+            error = WorkerLost(f"{self.title} lost {name}: {reason}", job=name)
+        if error is not problem:
+            error.__cause__ = problem
+        self._finished.append((task, error))
 
     @abstractmethod
     def _stop(self, lane: Lane) -> None:
@@ -181,17 +230,14 @@ class RemoteScheduler(Scheduler):
         jobs = sum(len(lane.tasks) for lane in self._lanes.copy().values()) + len(self.waiting)
         return f"no worker has run any of {jobs} jobs for {seconds:.0f} s. {self.remedy}"
 
-    def stuck(self) -> str | None:
-        """Return why no worker can run any of the tasks, if that has been so for long and may stay so."""
+    def give_up(self, future: Future[Any]) -> None:
+        """End a task with `WorkerLost` if no worker can run any, that has been so for long, and it may stay so."""
         since = self._stuck_since
-        if since is None or self._patience is not None or self.has_a_queue:
-            return None
-        seconds = time.monotonic() - since
-        return self._why_stuck(seconds) if seconds > WARN_SECONDS else None
-
-    def lose(self, future: Future[Any], reason: str) -> None:
-        """End a task with `WorkerLost`."""
-        self.call(self._end_lost, future, reason)
+        if since is not None and self._patience is None and not self.has_a_queue:
+            seconds = time.monotonic() - since
+            if seconds > WARN_SECONDS:
+                reason = f"{self._why_stuck(seconds)}. The cache was closed, or the program ended"
+                self.call(self._end_lost, future, reason)
 
     def _end_lost(self, future: Future[Any], reason: str) -> None:
         task = self._take_out(future)
@@ -205,7 +251,7 @@ class RemoteScheduler(Scheduler):
 
     def _lose_all(self, reason: str) -> None:
         """End all jobs, because nothing will run them."""
-        self._finished += [(task, self._lost(task, reason)) for task in self._take_waiting()]
+        self._end_waiting(lambda task: self._lost(task, reason))
         for lane in list(self._lanes.values()):
             if lane.future is not None:
                 self._stop(lane)
@@ -249,9 +295,7 @@ class RemoteScheduler(Scheduler):
         number, since = self._tries.get(task.digest, (0, now))
         may_go = number < TRIES_PER_PLACE * places or now - since > PATIENCE
         if may_go:
-            self._tries[task.digest] = number + 1, since
-            if len(self._tries) > TRIED_FUNCTIONS:
-                self._tries.popitem(last=False)
+            self._tries.keep(task.digest, (number + 1, since))
         return may_go
 
     def _next_check(self, now: float) -> float:
@@ -274,19 +318,16 @@ class RemoteScheduler(Scheduler):
         if lane is None:
             return
         self._hear()
+        lane.begun = time.monotonic()
         if begun is None:
-            lane.begun = time.monotonic()
             for task in lane.tasks.values():
                 task.is_running = task.is_running or task.future.set_running_or_notify_cancel()
             return
-        lane.begun = time.monotonic() - STUCK_SECONDS
         self._answer_all(lane, ended)
-        for number, task in list(lane.tasks.items()):
-            if number - 1 <= begun:
-                self.estimates.note(task.digest, STUCK_SECONDS)
-            else:
-                lane.remove(number)
-                self._put_back([task])
+        if lane.oldest is not None:
+            self.estimates.note(lane.oldest[1].digest, STUCK_SECONDS)
+        behind = [number for number in lane.tasks if number - 1 > begun]
+        self._put_back([removed for number in behind if (removed := lane.remove(number)) is not None])
 
     def _answer_all(self, lane: Lane, ended: Sequence[Ended]) -> None:
         for place, parts in ended:
@@ -333,13 +374,17 @@ class RemoteExecutor(ScheduledExecutor):
 
     _scheduler: RemoteScheduler
 
+    def __init__(self, scheduler: RemoteScheduler) -> None:
+        super().__init__(scheduler)
+        weakref.finalize(self, scheduler.dismiss).atexit = False
+
     def _pack(self, function: Any, pack: Callable[[], Any]) -> Any:
         return _with_own_modules(function, pack)
 
     def _pack_many(self, jobs: Sequence[Job]) -> Iterable[Parcel | Exception]:
         for job in jobs:
             try:
-                yield _with_own_modules(job.function, partial(pack, job, local=False)).in_one_piece()
+                yield _with_own_modules(job.function, partial(pack, job, local=False))
             except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
                 yield problem
 

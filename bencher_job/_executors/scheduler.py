@@ -21,7 +21,7 @@ import selectors
 import socket
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -29,15 +29,16 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from .._context import critical
 from .._errors import WorkerLost
-from .._inside import critical
-from .base import error_text
-from .engine import CallFuture, unsendable
-from .entry import ResultKind, RunResult, describe, unpack_value
-from .packing import Parcel, pack_call, pack_many
+from .engine import CallFuture, describe, error_text, unsendable
+from .entry import ResultKind, RunResult, unpack_value
+from .packing import LOADED_FUNCTIONS, Parcel, pack_call, pack_many
+from .pickling import Recent
 
 if TYPE_CHECKING:
     from .._job import Job, Start
+    from .._stores.codec import Payload
 
 __all__ = ["DurationEstimates", "ScheduledExecutor", "Scheduler", "Task", "Worker"]
 
@@ -58,14 +59,12 @@ UNKNOWN: Final = 1.0
 WEIGHT: Final = 0.3
 """Weight of the last job in the moving average."""
 
-KEPT_FUNCTIONS: Final = 256
-
 
 class DurationEstimates:
     """A moving average of the run times of each function, by the function's digest."""
 
     def __init__(self) -> None:
-        self._seconds: OrderedDict[bytes, float] = OrderedDict()
+        self._seconds: Recent[bytes, float] = Recent(256)
         self.of = self._seconds.get
         """Return the expected run time in seconds, or the second argument for a function that has not run."""
 
@@ -74,9 +73,7 @@ class DurationEstimates:
         taken = seconds + OVERHEAD
         known = self._seconds.get(digest, taken)
         # A longer time replaces the average at once: jobs behind the next one would wait that long.
-        self._seconds[digest] = taken if taken > known else known + WEIGHT * (taken - known)
-        if len(self._seconds) > KEPT_FUNCTIONS:
-            self._seconds.popitem(last=False)
+        self._seconds.keep(digest, taken if taken > known else known + WEIGHT * (taken - known))
 
 
 @dataclass(slots=True, eq=False)
@@ -89,12 +86,12 @@ class Task:
         start: its `begin` is called before the task is sent to a worker.
         seconds: its expected duration.
         is_running: whether its future is running, and can no longer be cancelled.
-        packed_at: when it was made, or last failed to load in a worker started after that, by the monotonic clock.
-        is_for_new: whether it needs a worker started after `packed_at`, because another had other code or another path.
+        packed_at: when it was made, by the monotonic clock.
         goes_alone: whether it must not be in a batch with others.
-        deaths: how many workers died that had it and had not begun it.
+        deaths: how often its batch was lost.
         verdict: the exception that it ends with, once its end was requested.
         inner_threads: how many threads each library may start; None for the worker's share of the cores.
+        digest: the digest of the function.
     """
 
     future: Future[Any]
@@ -106,16 +103,14 @@ class Task:
     seconds: float = 0.0
     is_running: bool = False
     packed_at: float = field(default_factory=time.monotonic)
-    is_for_new: bool = False
     goes_alone: bool = False
     deaths: int = 0
     verdict: BaseException | None = None
     inner_threads: int | None = None
+    digest: bytes = field(init=False)
 
-    @property
-    def digest(self) -> bytes:
-        """The digest of the function."""
-        return self.parcel.function.digest
+    def __post_init__(self) -> None:
+        self.digest = self.parcel.function.digest
 
     def resolve(self, run_result: RunResult) -> None:
         """Set the future's result or exception."""
@@ -143,14 +138,21 @@ class Worker:
         self.taken = 0
         self.since = time.monotonic()
         self.last_number = 0
+        self._functions: Recent[bytes, bool] = Recent(LOADED_FUNCTIONS)
+
+    def function_for(self, task: Task) -> Payload | None:
+        """Return the function to send with a task; None if the worker has it, as far as is known."""
+        is_there = self._functions.use(task.digest)
+        self._functions.keep(task.digest, True)
+        return None if is_there else task.parcel.function.payload
+
+    def forget(self, task: Task) -> None:
+        """Send the function of a task again."""
+        self._functions.pop(task.digest, None)
 
     def room(self) -> int:
         """Return how many more tasks it may get."""
         return MOST_TOGETHER
-
-    def is_new_to(self, task: Task) -> bool:  # noqa: ARG002 - for subclasses
-        """Whether it was started after a task was packed, so its code and import path are recent enough."""
-        return True
 
     def assign(self, tasks: Sequence[Task]) -> range:
         """Add tasks, and return their numbers."""
@@ -193,7 +195,6 @@ class Scheduler:
     Attributes:
         workers: the workers that run tasks or wait for some.
         waiting: the tasks that any worker can run, in order.
-        for_new: the tasks that need a newer worker than the one that they were sent to.
     """
 
     title = "The engine"
@@ -210,7 +211,6 @@ class Scheduler:
     def __init__(self) -> None:
         self.workers: list[Any] = []
         self.waiting: deque[Task] = deque()
-        self.for_new: deque[Task] = deque()
         self.estimates = DurationEstimates()
         self._pid = os.getpid()
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
@@ -247,7 +247,7 @@ class Scheduler:
         self._calls.append((act, args))
         self._wake()
 
-    def kill(self, future: Future[Any], verdict: BaseException | None = None) -> bool:
+    def kill(self, future: Future[Any]) -> bool:
         """Cancel a task, or end it if it runs and the engine can. False if it is done, or in a forked child."""
         if self._pid != os.getpid():
             return False
@@ -255,19 +255,15 @@ class Scheduler:
             return True
         if future.done() or not self.ends_jobs:
             return False
-        self.call(self._end, future, CancelledError() if verdict is None else verdict)
+        self.call(self._end, future, CancelledError())
         return True
 
-    def stuck(self) -> str | None:
-        """Return why no worker can run any of the tasks, if that has been so for long and may stay so."""
-        return None
-
-    def lose(self, future: Future[Any], reason: str) -> None:
-        """End a task with `WorkerLost`, where `stuck()` gives a reason."""
+    def give_up(self, future: Future[Any]) -> None:
+        """End a task with `WorkerLost` if no worker can run any of the tasks, as far as the engine knows."""
 
     def cancel_waiting(self) -> None:
         """Cancel the tasks that no worker has."""
-        for task in (*self.for_new.copy(), *self.waiting.copy()):
+        for task in self.waiting.copy():
             task.future.cancel()
         self.call(self.drop_cancelled)
 
@@ -308,7 +304,7 @@ class Scheduler:
             self._open()
             while True:
                 self._seen = self._added
-                if self.waiting or self.for_new:
+                if self.waiting:
                     self._feed()
                 for worker in self.workers:
                     if len(worker.tasks) > 1:
@@ -324,8 +320,7 @@ class Scheduler:
                 self._look_after_workers(time.monotonic())
                 if self._finished:
                     self._resolve()
-            self._failure = self._failure or "it was shut down"
-            self._lose_waiting(self._failure)
+            self._fail(self._failure or "it was shut down")
         except BaseException as problem:  # noqa: BLE001 - the futures of all tasks must fail
             if not isinstance(problem, WorkerLost):
                 _log.exception("%s: the thread of the scheduler has failed", self.title)
@@ -340,13 +335,12 @@ class Scheduler:
 
     def drop_cancelled(self) -> None:
         """Drop the cancelled tasks that no worker has, and notify their waiters."""
-        for queue in (self.for_new, self.waiting):
-            for _ in range(len(queue)):
-                task = queue.popleft()
-                if task.is_running or not task.future.cancelled():
-                    queue.append(task)
-                else:
-                    task.future.set_running_or_notify_cancel()
+        for _ in range(len(self.waiting)):
+            task = self.waiting.popleft()
+            if task.is_running or not task.future.cancelled():
+                self.waiting.append(task)
+            else:
+                task.future.set_running_or_notify_cancel()
 
     def _open(self) -> None:
         """Prepare for the first task."""
@@ -359,7 +353,7 @@ class Scheduler:
 
     def _has_ended(self) -> bool:
         """Whether a dismissed scheduler has nothing left to do."""
-        return not (self.waiting or self.for_new or any(worker.tasks for worker in self.workers))
+        return not (self.waiting or any(worker.tasks for worker in self.workers))
 
     def _wait(self, seconds: float | None) -> None:
         """Wait until something happens, and handle it."""
@@ -377,7 +371,7 @@ class Scheduler:
 
     def _pause(self, now: float) -> float | None:
         """Return how many seconds to wait for events; None for no limit."""
-        self._wants_wakeup = not self.waiting and self._has_room()
+        self._wants_wakeup = not self.waiting
         if self._added != self._seen or self._calls:
             return 0.0
         at = self._next_check(now)
@@ -385,10 +379,6 @@ class Scheduler:
             if len(worker.tasks) > 1:
                 at = min(at, self._overdue_at(worker))
         return max(0.0, at - now) if at < math.inf else None
-
-    def _has_room(self) -> bool:
-        """Whether a new task might be sent at once."""
-        return True
 
     def _next_check(self, now: float) -> float:  # noqa: ARG002 - for subclasses
         """Return when to look after the workers if nothing happens."""
@@ -399,7 +389,7 @@ class Scheduler:
 
     def _feed(self) -> None:
         """Send waiting tasks to workers that have room, those with the least work first."""
-        share = max(1, (len(self.waiting) + len(self.for_new)) // self._width())
+        share = max(1, len(self.waiting) // self._width())
         for worker in self._candidates():
             if worker.tasks and worker.load > AHEAD / 2:
                 continue
@@ -408,7 +398,7 @@ class Scheduler:
                 if begun := _begun(batch):  # else other processes run all of them
                     self._send(worker, begun)
                     break
-            if not (self.waiting or self.for_new):
+            if not self.waiting:
                 return
 
     def _width(self) -> int:
@@ -420,12 +410,11 @@ class Scheduler:
 
     def _batch(self, worker: Worker, most: int) -> list[Task]:
         """Take waiting tasks for a worker, within the limits of number, bytes and time."""
-        is_new = bool(self.for_new) and worker.is_new_to(self.for_new[0])
-        queue = self.for_new if is_new else self.waiting
+        queue = self.waiting
         batch, nbytes, load = list[Task](), 0, worker.load
         while queue and len(batch) < most:
             task = queue[0]
-            task.seconds = self.estimates.of(task.parcel.function.digest, UNKNOWN)
+            task.seconds = self.estimates.of(task.digest, UNKNOWN)
             load += task.seconds
             nbytes += task.parcel.body.nbytes
             if (batch or worker.tasks) and (load > AHEAD or nbytes > self.most_bytes or task.goes_alone):
@@ -475,26 +464,27 @@ class Scheduler:
 
     def _put_back(self, tasks: Sequence[Task]) -> None:
         """Put back, at the front, tasks that a worker has not begun or could not load."""
-        for task in reversed(tasks):
-            (self.for_new if task.is_for_new else self.waiting).appendleft(task)
+        self.waiting.extendleft(reversed(tasks))
 
     def _answer(self, worker: Worker, number: int, run_result: RunResult) -> None:
         """Take a task's result."""
         worker.since = time.monotonic()
         task = worker.remove(number)
-        if task is not None:  # else it has ended already
+        if task is not None and run_result.kind is ResultKind.WANTS_FUNCTION:
+            worker.forget(task)
+            self._put_back([task])
+        elif task is not None:  # else it has ended already
             if run_result.kind is not ResultKind.NOT_LOADED:
-                self.estimates.note(task.parcel.function.digest, run_result.seconds)
+                self.estimates.note(task.digest, run_result.seconds)
             self._finished.append((task, run_result))
 
     def _end(self, future: Future[Any], verdict: BaseException) -> None:
         """End a task with an exception."""
-        for queue in (self.for_new, self.waiting):
-            for task in queue.copy():
-                if task.future is future:
-                    queue.remove(task)
-                    self._finished.append((task, verdict))
-                    return
+        for task in self.waiting.copy():
+            if task.future is future:
+                self.waiting.remove(task)
+                self._finished.append((task, verdict))
+                return
         for worker in self.workers:
             for task in worker.tasks.values():
                 if task.future is future:
@@ -506,13 +496,11 @@ class Scheduler:
 
     def _take_waiting(self) -> Iterator[Task]:
         """Remove and yield all waiting tasks."""
-        for queue in (self.for_new, self.waiting):
-            with suppress(IndexError):
-                while True:
-                    yield queue.popleft()
+        while self.waiting:
+            yield self.waiting.popleft()
 
-    def _end_waiting(self, error: Callable[[], BaseException]) -> None:
-        self._finished += [(task, error()) for task in self._take_waiting()]
+    def _end_waiting(self, error: Callable[[Task], BaseException]) -> None:
+        self._finished += [(task, error(task)) for task in self._take_waiting()]
 
     def _resolve(self) -> None:
         """Resolve the futures of finished tasks."""
@@ -534,13 +522,8 @@ class Scheduler:
         for worker in self.workers:
             self._finished += [(task, self._lost(task, reason)) for task in worker.tasks.values()]
         self.workers.clear()
+        self._end_waiting(lambda task: self._lost(task, reason))
         self._resolve()
-        self._lose_waiting(reason)
-
-    def _lose_waiting(self, reason: str) -> None:
-        for task in self._take_waiting():
-            if task.is_running or task.future.set_running_or_notify_cancel():
-                task.future.set_exception(self._lost(task, reason))
 
     def _lost(self, task: Task, reason: str) -> WorkerLost:
         name = describe(task.label)
@@ -570,7 +553,7 @@ class ScheduledExecutor(concurrent.futures.Executor):
     """
 
     is_local = False
-    """Whether the workers are on this machine: large functions go as files, and large arguments as buffers."""
+    """Whether the workers are on this machine: large arguments go as buffers, and large results as files."""
     is_asked_to_begin = False
     """Whether a job's `start` is asked when a worker gets the job, not when it is submitted."""
 
@@ -643,14 +626,13 @@ class ScheduledExecutor(concurrent.futures.Executor):
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
-    def kill(self, future: Future[Any], verdict: BaseException | None = None) -> bool:
+    def kill(self, future: Future[Any]) -> bool:
         """Cancel a call, or end it if it runs and the engine can.
 
-        Its future ends with `verdict`, by default a `CancelledError`. False if the call is done, the future is not of
-        this executor, or this process is a forked child.
+        False if the call is done, the future is not of this executor, or this process is a forked child.
         """
         is_ours = isinstance(future, CallFuture) and future.scheduler is self._scheduler
-        return is_ours and self._scheduler.kill(future, verdict)
+        return is_ours and self._scheduler.kill(future)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls, finish or cancel the waiting ones, then end what this executor has started."""

@@ -26,47 +26,44 @@ import pickle
 import sys
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext, suppress
-from enum import Enum
+from contextlib import suppress
 from typing import Any, Final
 
 import psutil
 
 from .._cores import InnerThreads, check_threads_can_be_limited
 from .._errors import BencherJobError, WorkerLost
-from .._processes import renew_after_fork
-from .base import error_text
 from .connections import LivenessConnection, LivenessListener, WorkerConnection
-from .engine import SharedExecutors
-from .entry import ResultKind, RunResult, run_in_pieces
-from .packing import LOADED_FUNCTIONS
+from .entry import RunResult, run_packed
 from .scheduler import MOST_TOGETHER, ScheduledExecutor, Scheduler, Task, Worker
 
-__all__ = ["ScoopExecutor", "shared_executors"]
+__all__ = ["ScoopExecutor"]
 
 _log = logging.getLogger(__name__)
 
-ATTEMPTS: Final = 8
-"""How many workers that have not begun a job may die before the job is lost."""
-
 
 class ScoopWorker(Worker):
-    """A worker of the program, with its liveness connection if it has one."""
+    """A worker of the program. `connections` has its liveness connection, if there is one."""
 
-    def __init__(self, name: bytes, host: str, pid: int, connection: LivenessConnection | None) -> None:
+    def __init__(
+        self, name: bytes, host: str, pid: int, connections: Mapping[bytes, LivenessConnection]
+    ) -> None:
         super().__init__()
         self.name = name
-        self.connection = connection
+        self._connections = connections
         self.is_recalling = False
         """Whether it has not answered a recall yet."""
         self._title = f"worker {pid} on {host}"
-        self._functions: OrderedDict[bytes, None] = OrderedDict()
 
     def __str__(self) -> str:
         return self._title
+
+    @property
+    def connection(self) -> LivenessConnection | None:
+        """Its liveness connection, if there is one."""
+        return self._connections.get(self.name)
 
     def room(self) -> int:
         """Return how many more tasks it may get: one at a time if its death would not be noticed."""
@@ -74,22 +71,12 @@ class ScoopWorker(Worker):
             return not self.tasks
         return 0 if self.is_recalling else MOST_TOGETHER - len(self.tasks)
 
-    def mark_loaded(self, digest: bytes) -> bool:
-        """Mark a function as loaded. Return whether it was already."""
-        is_kept = digest in self._functions
-        self._functions[digest] = None
-        self._functions.move_to_end(digest)
-        if len(self._functions) > LOADED_FUNCTIONS:
-            self._functions.popitem(last=False)
-        return is_kept
-
-    def forget(self, digest: bytes) -> None:
-        """Mark a function as not loaded."""
-        self._functions.pop(digest, None)
-
 
 NEVER: Final = 10**9
 """Seconds between status reports, so that SCOOP's threads send none on sockets of another thread."""
+
+HELLO: Final = 0
+"""In place of a job's number: the worker has registered, with its host and pid."""
 
 _OURS: Final = b"bencher_job"
 _TASK: Final = b"T"
@@ -100,17 +87,6 @@ SentJob = tuple[int, Any, Any, int | None]
 """A job's number, its arguments, its function unless the worker has it, and its number of inner threads."""
 
 
-class MessageKind(Enum):
-    """The kind of a worker's message to the root."""
-
-    HELLO = b"hello"
-    """The worker has registered: its host and pid."""
-    RESULT = b"result"
-    """A job has ended: its number, and the parts of its run result."""
-    FAILURE = b"failure"
-    """The worker cannot run jobs: the reason."""
-
-
 def started_scoop() -> Any:
     """Return the module `scoop`, which the launcher imported, if this is the root of a program with workers.
 
@@ -118,7 +94,7 @@ def started_scoop() -> Any:
         BencherJobError: if not. The message says how to start such a program.
     """
     scoop, futures = sys.modules.get("scoop"), sys.modules.get("scoop.futures")
-    if scoop is None and not _is_installed():
+    if scoop is None and importlib.util.find_spec("scoop") is None:
         raise BencherJobError(
             "executor=SCOOP needs the package scoop, which is not installed. "
             "Run pip install 'bencher_job[scoop]'."
@@ -137,13 +113,6 @@ def started_scoop() -> Any:
     if scoop.CONFIGURATION.get("backend", "ZMQ") != "ZMQ":
         raise BencherJobError("executor=SCOOP needs SCOOP's own backend. Start it without --backend TCP.")
     return scoop
-
-
-def _is_installed() -> bool:
-    try:
-        return importlib.util.find_spec("scoop") is not None
-    except ValueError:  # another object has that name in sys.modules
-        return False
 
 
 class ScoopSockets:
@@ -215,8 +184,8 @@ class ScoopSockets:
         future.sendResultBack = False
         return future
 
-    def received(self) -> Iterator[tuple[bytes, MessageKind, list[bytes]]]:
-        """Yield the messages from workers, with their names.
+    def received(self) -> Iterator[tuple[bytes, int, list[bytes]]]:
+        """Yield the messages from workers: name, number of the job or 0 for hello, and parts.
 
         Raises:
             Exception: if SCOOP shuts down.
@@ -235,7 +204,7 @@ class ScoopSockets:
             else:
                 return
             if frames[:2] == [_REPLY, _OURS]:  # other messages are SCOOP's own
-                yield worker, MessageKind(frames[2]), frames[3:]
+                yield worker, int(frames[2]), frames[3:]
 
 
 def _refuse(*_args: Any) -> Any:
@@ -274,12 +243,20 @@ class _RegisteredWorker:
         scoop.TIME_BETWEEN_STATUS_REPORTS = NEVER
         self._links.socket = _NotForReports(self._links.socket, self._links.status_update_thread)
         self._links.addPeer(root)
-        InnerThreads.of(_workers_here()).take()
+        self._share = self._inner = InnerThreads.of(_workers_here())
+        self._share.take()
         self.connection = WorkerConnection(root.decode().rpartition(":")[0], port, token, scoop.worker)
 
-    def tell(self, kind: MessageKind, *parts: bytes) -> None:
-        """Send a message to the root, through the broker if there is no direct connection."""
-        frames = [_REPLY, _OURS, kind.value, *parts]
+    def limit_threads(self, wanted: int | None) -> None:
+        """Let libraries start the number of threads that the next job wants, or this worker's share."""
+        inner = self._share if wanted is None else InnerThreads.of(1, wanted)
+        if inner != self._inner:
+            self._inner = inner
+            inner.take()
+
+    def tell(self, number: int, *parts: bytes) -> None:
+        """Send the result of a job to the root, or hello, through the broker if there is no direct connection."""
+        frames = [_REPLY, _OURS, b"%d" % number, *parts]
         try:
             self._links.direct_socket.send_multipart([self._root, *frames], flags=self._zmq.NOBLOCK)
         except self._zmq.ZMQError:
@@ -306,7 +283,7 @@ def register_worker(root: bytes, port: int, token: bytes) -> None:
     global _registered  # noqa: PLW0603 - a fact about the process
     if _registered is None:
         _registered = _RegisteredWorker(root, port, token)
-    _registered.tell(MessageKind.HELLO, os.uname().nodename.encode(), b"%d" % os.getpid())
+    _registered.tell(HELLO, os.uname().nodename.encode(), b"%d" % os.getpid())
 
 
 def run_jobs(jobs: Sequence[SentJob]) -> None:
@@ -317,12 +294,11 @@ def run_jobs(jobs: Sequence[SentJob]) -> None:
     try:
         for number, body, function, inner_threads in jobs:
             if registered.connection.begin(number):
-                inner = None if inner_threads is None else InnerThreads.of(1, inner_threads)
-                with nullcontext() if inner is None else inner.taken_for_a_job():
-                    run_result = run_in_pieces(body, function)
-                registered.tell(MessageKind.RESULT, b"%d" % number, *map(bytes, run_result.parts()))
-    except BaseException as error:  # noqa: BLE001 - the root waits for an answer
-        registered.tell(MessageKind.FAILURE, error_text(error).encode(errors="backslashreplace"))
+                registered.limit_threads(inner_threads)
+                registered.tell(number, *run_packed(body, function))
+    except BaseException:  # noqa: BLE001 - the root waits for an answer, and notices the end of this process
+        _log.exception("a worker of SCOOP can't run jobs")
+        os._exit(1)
 
 
 WATCH_SECONDS: Final = 0.5
@@ -354,7 +330,7 @@ class ScoopScheduler(Scheduler):
         self._sockets = ScoopSockets(started_scoop())
         self._sockets.before_end(self._end_program)
         self._listener = LivenessListener()
-        self._early_connections: dict[bytes, LivenessConnection] = {}
+        self._connections: dict[bytes, LivenessConnection] = {}
         self._dying: dict[bytes, float] = {}
         self._joined: set[bytes] = set()
         self._started_here = _started_here()
@@ -389,7 +365,8 @@ class ScoopScheduler(Scheduler):
     def _send(self, worker: ScoopWorker, tasks: Sequence[Task]) -> None:
         jobs = []
         for number, task in zip(worker.assign(tasks), tasks, strict=True):
-            function = None if worker.mark_loaded(task.digest) else tuple(task.parcel.function.payload)
+            payload = worker.function_for(task)
+            function = None if payload is None else tuple(payload)
             jobs.append((number, task.parcel.body.stream, function, task.inner_threads))
         self._sockets.send(worker.name, jobs)
 
@@ -397,17 +374,12 @@ class ScoopScheduler(Scheduler):
         self._sockets.wait(seconds)
         self._drain_wakeups(None, 0)
         while (arrived := self._listener.accept()) is not None:
-            name, connection = arrived
-            worker = self._worker(name)
-            if worker is None:
-                self._early_connections[name] = connection
-            else:
-                worker.connection = connection
-        for name, kind, parts in self._sockets.received():
-            if kind is MessageKind.HELLO:
+            self._connections.update([arrived])
+        for name, number, parts in self._sockets.received():
+            if number == HELLO:
                 self._welcome(name, *parts)
             elif (worker := self._worker(name)) is not None:
-                self._receive(worker, kind, parts)
+                self._answer(worker, number, RunResult.of_parts(parts))
 
     def _worker(self, name: bytes) -> ScoopWorker | None:
         return next((worker for worker in self.workers if worker.name == name), None)
@@ -415,21 +387,9 @@ class ScoopScheduler(Scheduler):
     def _welcome(self, name: bytes, host: bytes, pid: bytes) -> None:
         if name not in self._joined:
             self._joined.add(name)
-            connection = self._early_connections.pop(name, None)
-            self.workers.append(ScoopWorker(name, host.decode(), int(pid), connection))
+            self.workers.append(ScoopWorker(name, host.decode(), int(pid), self._connections))
         elif len(self._joined) < self._sockets.most_workers:  # it had asked the broker for more than one task
             self._invite()
-
-    def _receive(self, worker: ScoopWorker, kind: MessageKind, parts: list[bytes]) -> None:
-        if kind is MessageKind.FAILURE:
-            self._lose(worker, f"can't run jobs, {parts[0].decode()}")
-            return
-        number, run_result = int(parts[0]), RunResult.of_parts(parts[1:])
-        if run_result.kind is not ResultKind.WANTS_FUNCTION:
-            self._answer(worker, number, run_result)
-        elif (task := worker.remove(number)) is not None:
-            worker.forget(task.digest)
-            self._put_back([task])
 
     def _withdraw(self, worker: ScoopWorker) -> list[Task]:
         """Request the tasks behind the one that a worker runs. They return with its answer."""
@@ -460,7 +420,7 @@ class ScoopScheduler(Scheduler):
             self._poll_connection(worker)
             is_dead = worker.connection.is_closed
             if is_dead and now - self._dying.setdefault(worker.name, now) > FAREWELL_SECONDS:
-                self._lose(worker, "died")
+                self._lose(worker)
         if not self.workers:
             self._wait_for_a_first(now)
 
@@ -472,20 +432,15 @@ class ScoopScheduler(Scheduler):
         if self._alone_since is not None and now - self._alone_since > PATIENCE:
             raise WorkerLost("workers have ended, and no other one has joined")
 
-    def _lose(self, worker: ScoopWorker, fact: str) -> None:
-        """Fail the job that a lost worker had begun, and queue the others again."""
+    def _lose(self, worker: ScoopWorker) -> None:
+        """Fail the job that a dead worker had begun, and queue the others again."""
         self._dying.pop(worker.name, None)
         self.workers.remove(worker)
-        _log.warning("SCOOP's %s %s; %s are left", worker, fact, len(self.workers))
-        begun = worker.connection.begun if worker.connection is not None else next(iter(worker.tasks), 0)
-        lost = worker.remove(begun)
+        _log.warning("SCOOP's %s died; %s are left", worker, len(self.workers))
+        lost = worker.remove(worker.connection.begun) if worker.connection is not None else None
         if lost is not None:
-            self._finished.append((lost, self._lost(lost, f"its {worker} {fact}.")))
-        for task in worker.tasks.values():
-            task.deaths += 1
-            if task.deaths >= ATTEMPTS:
-                self._finished.append((task, self._lost(task, f"{task.deaths} workers died that had it.")))
-        self._put_back([task for task in worker.tasks.values() if task.deaths < ATTEMPTS])
+            self._finished.append((lost, self._lost(lost, f"its {worker} died.")))
+        self._put_back(list(worker.tasks.values()))
 
     def _end_program(self, has_failed: bool) -> None:
         """Finish pending jobs at the end of the program, unless it has failed."""
@@ -513,34 +468,25 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-class _TheScheduler:
-    """The single scheduler of this program."""
-
-    def __init__(self) -> None:
-        self._scheduler: ScoopScheduler | None = None
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        self._lock = threading.Lock()
-
-    def get(self) -> ScoopScheduler:
-        """Return the scheduler, made at first use.
-
-        Raises:
-            BencherJobError: if SCOOP cannot run jobs. The message says how to start it.
-        """
-        with self._lock:
-            if self._scheduler is None:
-                self._scheduler = ScoopScheduler()
-            if self._scheduler.pid != os.getpid():
-                raise BencherJobError(
-                    "SCOOP belongs to the parent of this process. Submit from the program that it has started."
-                )
-            return self._scheduler
+_lock: Final = threading.Lock()
+_scheduler: ScoopScheduler | None = None
 
 
-_the_scheduler: Final = _TheScheduler()
+def _the_scheduler() -> ScoopScheduler:
+    """Return the single scheduler of this program, made at first use.
+
+    Raises:
+        BencherJobError: if SCOOP cannot run jobs. The message says how to start it.
+    """
+    global _scheduler  # noqa: PLW0603 - a fact about the process
+    with _lock:
+        if _scheduler is None:
+            _scheduler = ScoopScheduler()
+        if _scheduler.pid != os.getpid():
+            raise BencherJobError(
+                "SCOOP belongs to the parent of this process. Submit from the program that it has started."
+            )
+        return _scheduler
 
 
 class ScoopExecutor(ScheduledExecutor):
@@ -557,7 +503,7 @@ class ScoopExecutor(ScheduledExecutor):
     is_asked_to_begin = True
 
     def __init__(self, *, inner_threads: int | None = None) -> None:
-        super().__init__(_the_scheduler.get())
+        super().__init__(_the_scheduler())
         check_threads_can_be_limited(inner_threads, "in SCOOP's workers")
         self._inner_threads = inner_threads
         self._pending: set[Future[Any]] = set()
@@ -581,6 +527,3 @@ class ScoopExecutor(ScheduledExecutor):
             self._scheduler.call(self._scheduler.drop_cancelled)
         if wait:  # `wait` ignores a cancelled future until it is notified
             concurrent.futures.wait([future for future in pending if not future.cancelled()])
-
-
-shared_executors: Final[SharedExecutors[ScoopExecutor]] = SharedExecutors()

@@ -11,13 +11,15 @@ However the process ends, at most one job has begun and has no result. That job 
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import groupby
 from multiprocessing import context, process, resource_tracker, spawn
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -29,11 +31,10 @@ from .._errors import WorkerLost
 from .._options import PoolOptions, StartMethod
 from .._processes import renew_after_fork, start_lock
 from .._stores.parts import Buffer
-from .base import Place
-from .entry import describe
+from .engine import describe
+from .entry import LARGEST_INLINE
 from .scheduler import Task, Worker
-from .wire import LARGEST_INLINE, LEAVE, MOST_TOKENS, Inlet, Message, Outlet, WorkTokens, encode_message
-from .worker import serve
+from .worker import LEAVE, MOST_TOKENS, Inlet, Outlet, WorkTokens, encode_message, serve
 
 __all__ = ["Slot", "lost", "new_process"]
 
@@ -113,12 +114,12 @@ class Slot(Worker):
     Attributes:
         index: its place among the workers of the pool, from 0.
         started_at: when it was started, with the import path of that moment.
+        check_at: when to check whether jobs have waited too long for its start.
         is_ready: whether it has reported that it takes tasks.
-        place: where it runs, once it is ready.
         is_retiring: whether it gets no more tasks.
         begun: number of the last task with a timeout whose function was called, and when.
         stop_deadline: when it must have ended, once it was stopped or killed.
-        death: a descriptor that becomes readable when the process ends, if the system supports it.
+        death: a descriptor that becomes readable when the process ends.
         killed_because: why the pool killed it, else empty.
     """
 
@@ -127,12 +128,12 @@ class Slot(Worker):
         self.index = index
         self._most_tasks = settings.max_tasks_per_worker
         self.is_ready = False
-        self.place = Place()
         self.is_retiring = False
         self.started_at = self.since
+        self.check_at = math.inf
         self.begun = 0, 0.0
+        self.death = -1
         self.stop_deadline: float | None = None
-        self.death: int | None = None
         self.killed_because = ""
         self._unsent: list[int] = []
         self._lock = threading.Lock()
@@ -149,7 +150,7 @@ class Slot(Worker):
             side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         end.setblocking(False)
         self.end = end
-        self._outlet, self._inlet = Outlet(end), Inlet(end)
+        self._outlet, self.inlet = Outlet(end), Inlet(end)
         method = settings.start_method or "spawn"
         foreign = (end.fileno(), *self._tokens.descriptors) if method == "fork" else ()
         self.process = new_process(
@@ -161,7 +162,7 @@ class Slot(Worker):
         try:
             self.process.start()
             self._pid: int = self.process.pid  # type: ignore[assignment]  # it has one from now on
-            self.death = _watch_death(self._pid)
+            self.death = _watch_death(self.process)
         except BaseException:
             self.close()
             raise
@@ -181,26 +182,13 @@ class Slot(Worker):
                 self._is_open = False
                 self.end.close()
                 self._tokens.close()
-                if self.death is not None:
+                if self.death >= 0:
                     os.close(self.death)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it waits for a task."""
-        return self.is_ready and not self.tasks and not self.is_retiring
 
     @property
     def is_sending(self) -> bool:
         """Whether a part of a message is unsent."""
         return bool(self._unsent)
-
-    def is_new_to(self, task: Task) -> bool:
-        """Whether it was started after a task was packed, so its code and import path are recent enough."""
-        return self.started_at >= task.packed_at
-
-    def has_run_only(self, task: Task) -> bool:
-        """Whether a task is its first one, and was packed before it started."""
-        return self.taken == 1 and self.is_new_to(task)
 
     def send(self, tasks: Sequence[Task]) -> None:
         """Send tasks. They begin when all of them are sent.
@@ -210,8 +198,25 @@ class Slot(Worker):
         """
         numbers = self.assign(tasks)
         self._unsent += numbers
-        if self._outlet.send(_messages(numbers, tasks)):
+        pieces: list[Buffer] = []
+        for _, group in groupby(zip(numbers, tasks, strict=True), _kind_of):
+            pieces += self._message(list(group))
+        if self._outlet.send(pieces):
             self._put_tokens()
+
+    def _message(self, tasks: Sequence[tuple[int, Task]]) -> list[Buffer]:
+        """Return the buffers of the message with tasks of one function."""
+        _, first = tasks[0]
+        function = self.function_for(first)
+        outside: list[Buffer] = [] if function is None else [function.stream, *function.buffers]
+        function_buffers = len(outside)
+        jobs = []
+        for number, task in tasks:
+            stream, buffers = task.parcel.body
+            is_inline = len(stream) <= LARGEST_INLINE
+            outside += buffers if is_inline else (stream, *buffers)
+            jobs.append((number, stream if is_inline else None, len(buffers)))
+        return encode_message((first.digest, function_buffers, first.timeout is not None, jobs), outside)
 
     def flush(self) -> None:
         """Send the unsent part, as far as the worker takes it.
@@ -230,7 +235,7 @@ class Slot(Worker):
 
     def room(self) -> int:
         """Return how many more tasks it may get."""
-        if not self.is_ready or self.is_retiring or self._unsent:
+        if not self.is_ready or self.is_retiring or self._unsent or self.stop_deadline is not None:
             return 0
         room = MOST_TOKENS - len(self.tasks)
         return room if self._most_tasks is None else min(room, self._most_tasks - self.taken)
@@ -249,40 +254,15 @@ class Slot(Worker):
         self.taken -= len(numbers)
         return [task for number in numbers if (task := self.remove(number)) is not None]
 
-    def read(self) -> Iterator[Message]:
-        """Yield the messages that have arrived.
-
-        Raises:
-            EOFError: if it has closed its end.
-            OSError: if the connection is broken.
-        """
-        return self._inlet.read()
-
-    def receive(self) -> Iterator[Message]:
-        """Receive once and yield the complete messages.
-
-        Raises:
-            EOFError: if it has closed its end and nothing is left.
-            OSError: if nothing has arrived, or the connection is broken.
-        """
-        return self._inlet.receive()
-
     @property
     def waiting_seconds(self) -> float:
         """Expected duration in seconds of all tasks but the oldest."""
         return self.load - self.oldest[1].seconds if self.oldest is not None else 0.0
 
-    def ends_within(self, seconds: float) -> bool:
-        """Whether the process ends within some seconds.
-
-        It polls, because `join` would block on a process that lives and has closed all its descriptors.
-        """
-        until = time.monotonic() + seconds
-        while not self.is_dead():
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.002)
-        return True
+    def end_within(self, seconds: float) -> None:
+        """Let the process be killed if it has not ended by itself in time."""
+        if self.stop_deadline is None:
+            self.stop_deadline = time.monotonic() + seconds
 
     def kill(self, because: str) -> None:
         """Kill the process and all processes that it started."""
@@ -307,58 +287,27 @@ class Slot(Worker):
         with suppress(OSError):  # it has ended
             self._tokens.put([LEAVE])
 
-    def is_dead(self) -> bool:
-        """Whether the process has ended."""
-        return not self.process.is_alive()
-
     def reap(self) -> int | None:
         """Kill what an ended process has left running, and return its exit code."""
         with self._lock:
             _kill_group(self._pid)
-            self.ends_within(CODE_SECONDS)
+            if self.process.exitcode is None:
+                self.process.join(CODE_SECONDS)
             return self.process.exitcode
 
 
-def _messages(numbers: range, tasks: Sequence[Task]) -> list[Buffer]:
-    """Return the buffers of the messages with some tasks, one for each run of tasks of one function."""
-    pieces: list[Buffer] = []
-    start = 0
-    for end in range(1, len(tasks) + 1):
-        if end == len(tasks) or not _go_together(tasks[start], tasks[end]):
-            pieces += _message(numbers[start:end], tasks[start:end])
-            start = end
-    return pieces
+def _kind_of(sent: tuple[int, Task]) -> tuple[bytes, bool]:
+    """Return what tasks of one message have in common."""
+    _, task = sent
+    return task.digest, task.timeout is not None
 
 
-def _go_together(one: Task, other: Task) -> bool:
-    is_same_function = one.parcel.function.digest == other.parcel.function.digest
-    return is_same_function and (one.timeout is None) == (other.timeout is None)
-
-
-def _message(numbers: range, tasks: Sequence[Task]) -> list[Buffer]:
-    function = tasks[0].parcel.function
-    stream = function.payload.stream
-    outside: list[Buffer] = []
-    if len(stream) > LARGEST_INLINE:
-        outside.append(stream)
-    jobs = []
-    for number, task in zip(numbers, tasks, strict=True):
-        body = task.parcel.body
-        if len(body.stream) > LARGEST_INLINE:
-            outside.append(body.stream)
-        jobs.append((number, None if len(body.stream) > LARGEST_INLINE else body.stream, len(body.buffers)))
-        outside += body.buffers
-    inline = None if len(stream) > LARGEST_INLINE else stream
-    is_limited = tasks[0].timeout is not None
-    return encode_message((function.digest, function.file, inline, is_limited, jobs), outside)
-
-
-def _watch_death(pid: int) -> int | None:
-    """Open a pidfd, which becomes readable when the process ends. None if the system has none."""
+def _watch_death(process: BaseProcess) -> int:
+    """Open a pidfd, or where the system has none a descriptor that children of the process keep open too."""
     try:
-        return os.pidfd_open(pid)
+        return os.pidfd_open(process.pid or 0)
     except (AttributeError, OSError):
-        return None
+        return os.dup(process.sentinel)
 
 
 def _kill_group(pid: int) -> None:

@@ -17,17 +17,15 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, Never
+from typing import Any, Final, Never
 
 from .._cores import InnerThreads
 from .._errors import BencherJobError, WorkerLost
 from .._options import Executors
 from .dask import DaskExecutor, DaskScheduler, client_of
-from .engine import SharedExecutors
-from .entry import describe
-from .spec import EngineSpec, refuse_unknown
+from .engine import EngineSpec, describe
 
 __all__ = ["LEFT", "REFUSED", "TOPIC", "Slurm", "SlurmExecutor", "cluster_options", "seconds_of"]
 
@@ -59,7 +57,6 @@ class Slurm(EngineSpec):
     """
 
     name = Executors.SLURM
-    shared: ClassVar[SharedExecutors[SlurmExecutor]] = SharedExecutors()
 
     def __init__(
         self,
@@ -99,6 +96,19 @@ class Slurm(EngineSpec):
             raise BencherJobError(f"{_VARIABLE}={text!r} can't be used: {problem}") from problem
 
 
+Slurm.__module__ = "bencher_job"  # the package imports it on first use
+
+
+def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str], more: str = "") -> None:
+    """Refuse options that do not exist.
+
+    Raises:
+        TypeError: if there are any. It lists those that exist.
+    """
+    for name in set(given).difference(known):
+        raise TypeError(f"{owner} has no option {name!r}. Use {', '.join(known)}{more}.")
+
+
 def _options_in(text: str) -> dict[str, Any]:
     """Read options such as `partition=gpu,time=1:00:00`."""
     options: dict[str, Any] = {}
@@ -110,30 +120,26 @@ def _options_in(text: str) -> dict[str, Any]:
     return Slurm(**options).options
 
 
-def _wrong(option: str, wanted: str, given: object) -> TypeError:
-    return TypeError(f"{option} must be {wanted}, not {type(given).__name__}")
-
-
 def _count(option: str, given: object) -> int:
     if not isinstance(given, int) or isinstance(given, bool):
-        raise _wrong(option, "an int", given)
+        raise TypeError(f"{option} must be an int, not {type(given).__name__}")
     if given < 1:
         raise ValueError(f"{option}={given} is below 1. Give 1 or more.")
     return given
 
 
-def _text(option: str, given: object) -> str:
-    if not isinstance(given, str):
-        raise _wrong(option, "a str", given)
-    if not given or any(character in given for character in "\n\r\0"):
+def _text(option: str, given: object, kinds: Any = str) -> str:
+    if not isinstance(given, kinds) or isinstance(given, bool):
+        wanted = "a str" if kinds is str else "a str or an int"
+        raise TypeError(f"{option} must be {wanted}, not {type(given).__name__}")
+    text = str(given)
+    if not text or any(character in text for character in "\n\r\0"):
         raise ValueError(f"{option}={given!r} can't stand in a line of a batch script. Give a word.")
-    return given
+    return text
 
 
 def _text_or_number(option: str, given: object) -> str:
-    if isinstance(given, bool) or not isinstance(given, str | int):
-        raise _wrong(option, "a str or an int", given)
-    return _text(option, str(given))
+    return _text(option, given, str | int)
 
 
 def _time(option: str, given: object) -> str:
@@ -143,16 +149,15 @@ def _time(option: str, given: object) -> str:
 
 
 def _lines(option: str, given: Any) -> tuple[str, ...]:
-    if isinstance(given, str):
-        return (given,)
-    if not isinstance(given, Sequence) or not all(isinstance(line, str) for line in given):
+    lines = (given,) if isinstance(given, str) else given
+    if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
         raise TypeError(f"{option} must be a str or a sequence of str")
-    return tuple(given)
+    return tuple(lines)
 
 
 def _further(option: str, given: Any) -> dict[str, str | bool]:
     if not isinstance(given, Mapping):
-        raise _wrong(option, "a mapping", given)
+        raise TypeError(f"{option} must be a mapping, not {type(given).__name__}")
     found = {}
     for name, value in given.items():
         if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9-]+", name):
@@ -278,12 +283,25 @@ class SlurmScheduler(DaskScheduler):
     has_a_queue = True
     remedy = "See squeue for when workers start, and what they wrote for why they end"
 
-    def __init__(self, address: str, spec: Slurm, most: int, time: str, patience: float | None) -> None:
+    def __init__(
+        self,
+        cluster: subprocess.Popen[str],
+        address: str,
+        spec: Slurm,
+        most: int,
+        time: str,
+        patience: float | None,
+    ) -> None:
+        self._cluster = cluster
         self._spec = spec
         self._most = most
         self._time = time
         options = {"pure": False}
         super().__init__(client_of(address), options, patience, tells_begin=True, owns_client=True)
+
+    def _close(self) -> None:
+        super()._close()
+        self._cluster.communicate()  # ends its input, and waits
 
     def _subscribe(self) -> None:
         super()._subscribe()
@@ -335,26 +353,21 @@ class SlurmExecutor(DaskExecutor):
         _check_installed()
         _check_further(options.get("sbatch", {}))
         most: int = options.pop("workers", _WORKERS)
-        self._cluster = subprocess.Popen(  # noqa: S603 - it is this package's own
+        cluster = subprocess.Popen(  # noqa: S603 - it is this package's own
             [sys.executable, "-P", "-c", _PROGRAM, str(Path(__file__).parents[2])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the program that submits
             text=True,
         )
-        print(json.dumps([options, most]), file=self._cluster.stdin, flush=True)
-        answers: Any = self._cluster.stdout
+        print(json.dumps([options, most]), file=cluster.stdin, flush=True)
+        answers: Any = cluster.stdout
         started: dict[str, str] = json.loads(answers.readline() or '{"error": "it ended"}')
         if "error" in started:
-            self._cluster.communicate()
+            cluster.communicate()
             raise BencherJobError(f"executor={spec!r} can't start a Dask scheduler: {started['error']}")
-        scheduler = SlurmScheduler(started["address"], spec, most, started["time"], patience)
+        scheduler = SlurmScheduler(cluster, started["address"], spec, most, started["time"], patience)
         super(DaskExecutor, self).__init__(scheduler)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Refuse further calls, wait for the running ones, and end the workers."""
-        super().shutdown(wait, cancel_futures=cancel_futures)
-        self._cluster.communicate()  # ends its input, and waits
 
 
 MOST_LOSSES: Final = 2

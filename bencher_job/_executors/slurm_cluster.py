@@ -24,7 +24,7 @@ from dask_jobqueue.slurm import SLURMCluster, SLURMJob
 from distributed.deploy import Adaptive
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from .base import error_text
+from .engine import error_text
 from .slurm import LEFT, REFUSED, TOPIC, cluster_options
 
 __all__ = ["main"]

@@ -1,36 +1,44 @@
-"""Carry a job's surroundings to its worker: current folder, environment variables, context variables.
+"""Carry a job's surroundings to its worker, and log records to the handlers of the submitter.
 
-    arrival_here(folder) -> Arrival ~~> unpickled in the worker, before the arguments: chdir, os.environ
+    arrival_here(folder) -> Arrival ~~> unpickled in the worker, before the arguments: chdir, os.environ, levels
     sent_variables(context) -> SentVariable, ... ~~> set_variables, while the job runs
+    handle_records <~~ Forwarder <- logger in a worker: through the pool's pipe at once, else with the job's result
 
 Sent are environment variables that have changed since this process first used an executor, and context variables that
 the user's own modules define. One whose value can't be pickled, or unpickled, is logged and left behind.
+
+A worker has the submitter's levels of loggers, so it sends nothing that nobody wants. A worker whose root logger has
+handlers of its own is left alone.
 """
 
 from __future__ import annotations
 
 import logging
+import logging.handlers
 import os
 import pickle
 import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from .._cores import LIBRARIES
 from .._keys.names import MAIN_MODULES, is_own_module
-from .._processes import renew_after_fork
-from .base import this_process
-from .logs import levels_here, take_levels
+from .._stores.parts import Buffer
+from .engine import this_process
 
 __all__ = [
     "Arrival",
     "SentVariable",
     "arrival_here",
+    "collected_records",
+    "drop_handlers",
+    "forward_records",
+    "handle_records",
     "keep_environment",
     "reduce_variable",
     "sent_variables",
@@ -40,34 +48,136 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 
-class _Environment:
-    """What has changed in `os.environ` since this module was imported, pickled; None if nothing has."""
+Levels = dict[str, int]
+"""Levels of loggers by name, with the root's under "" and that of `logging.disable` under ".disable"."""
 
-    def __init__(self) -> None:
-        self._seen = self._now()
-        self._changed: set[bytes] = set()
-        self._pickled: bytes | None = None
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        self._lock = threading.Lock()
-
-    @staticmethod
-    def _now() -> dict[bytes, bytes]:
-        return dict(os.environ._data)  # type: ignore[attr-defined]  # noqa: SLF001 - a public copy takes 20 us per job
-
-    def changes(self) -> bytes | None:
-        now = self._now()
-        if now != self._seen:
-            with self._lock:
-                self._changed |= {name for name, _ in now.items() ^ self._seen.items()}
-                self._seen = now
-                self._pickled = pickle.dumps({name: now.get(name) for name in sorted(self._changed)})
-        return self._pickled
+_taken: Levels = {}
 
 
-_environment: Final = _Environment()
+def _levels_here() -> Levels:
+    """Return the levels that are set in this process."""
+    loggers = list(logging.root.manager.loggerDict.values())
+    levels = {logger.name: logger.level for logger in loggers if getattr(logger, "level", logging.NOTSET)}  # type: ignore[union-attr]  # a placeholder has none
+    return {**levels, "": logging.root.level, ".disable": logging.root.manager.disable}
+
+
+def _take_levels(levels: Levels) -> None:
+    """Set the levels of loggers in this worker, unless its root logger has handlers of its own."""
+    global _taken  # noqa: PLW0603 - a fact about the process
+    if levels == _taken or any(not isinstance(handler, Forwarder) for handler in logging.root.handlers):
+        return
+    new = {**dict.fromkeys(_taken, logging.NOTSET), **levels}
+    _taken = levels
+    logging.disable(new.pop(".disable"))
+    for name, level in new.items():
+        logging.getLogger(name).setLevel(level)
+
+
+class Forwarder(logging.handlers.QueueHandler):
+    """Sends records to `send`, as bytes."""
+
+    def __init__(self, send: Callable[[bytes], object]) -> None:
+        super().__init__(None)  # type: ignore[arg-type]  # `enqueue` needs no queue
+        self._send = send
+        self._pid = os.getpid()
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Send a record, which is prepared for pickling."""
+        if os.getpid() != self._pid:  # a child that the job forked must not write to the worker's connection
+            if logging.lastResort is not None and record.levelno >= logging.lastResort.level:
+                logging.lastResort.handle(record)
+            return
+        try:
+            pickled = pickle.dumps(vars(record))
+        except Exception:  # noqa: BLE001 - what `extra=` has brought can't be pickled
+            plain = {name: value for name, value in vars(record).items() if name in _STANDARD}
+            pickled = pickle.dumps(plain)
+        self._send(pickled)
+
+
+_STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message"})
+
+
+def forward_records(send: Callable[[bytes], object]) -> None:
+    """Send the records of this worker from now on, unless its initializer has set handlers."""
+    if not logging.root.handlers:
+        logging.root.addHandler(Forwarder(send))
+
+
+def drop_handlers() -> None:
+    """Remove the handlers that a fork has copied: they are the submitter's, who gets the records."""
+    loggers = (logging.root, *logging.root.manager.loggerDict.values())
+    for logger in loggers:
+        if isinstance(logger, logging.Logger):
+            logger.handlers.clear()
+            logger.propagate = True
+
+
+_running: dict[int, list[bytes]] = {}
+"""The records of the jobs that run in this process, in the order of their start."""
+
+_lock: Final = threading.Lock()
+
+
+def _collect(record: bytes) -> None:
+    with _lock:
+        for records in list(_running.values())[-1:]:
+            records.append(record)
+
+
+_collector: Final = Forwarder(_collect)
+
+
+@contextmanager
+def collected_records() -> Iterator[list[bytes]]:
+    """Collect the records of a job in a worker that doesn't send them at once."""
+    records: list[bytes] = []
+    if logging.root.handlers and _collector not in logging.root.handlers:
+        yield records
+        return
+    with _lock:
+        _running[id(records)] = records
+        logging.root.addHandler(_collector)
+    try:
+        yield records
+    finally:
+        with _lock:
+            del _running[id(records)]
+            if not _running:
+                logging.root.removeHandler(_collector)
+
+
+_fallback: Final = logging.Handler()
+
+
+def handle_records(records: Iterable[Buffer]) -> None:
+    """Pass records of a worker to the loggers of this process."""
+    for pickled in records:
+        record = logging.makeLogRecord({"msg": "a record of a worker"})
+        try:
+            record = logging.makeLogRecord(pickle.loads(pickled))
+            logger = logging.getLogger(record.name)
+            if logger.isEnabledFor(record.levelno):
+                logger.handle(record)
+        except Exception:  # noqa: BLE001 - a handler or a filter of the user's can raise anything, for our records too
+            _fallback.handleError(record)
+
+
+_known: tuple[dict[bytes, bytes], frozenset[bytes], bytes | None] = dict(os.environb), frozenset(), None
+"""The environment as last seen, the variables that have changed since this module was imported, and these pickled."""
+
+
+def _changes() -> bytes | None:
+    """Return what has changed in `os.environ`, pickled; None if nothing has."""
+    global _known  # noqa: PLW0603 - a fact about the process
+    seen, changed, pickled = _known
+    now = dict(os.environ._data)  # type: ignore[attr-defined]  # noqa: SLF001 - a public copy takes 20 us per job
+    if now != seen:
+        changed |= {name for name, _ in now.items() ^ seen.items()}
+        pickled = pickle.dumps({name: now.get(name) for name in sorted(changed)})
+        _known = now, changed, pickled
+    return pickled
+
 
 _kept: set[bytes] = {os.fsencode(name) for name in ("CUDA_VISIBLE_DEVICES", *LIBRARIES)}
 """Variables that are the worker's own."""
@@ -92,7 +202,7 @@ class Arrival(NamedTuple):
     submitter: tuple[str, int]
     folder: str | None
     changes: bytes | None
-    levels: bytes | None
+    levels: Levels
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrive, tuple(self)
@@ -100,11 +210,11 @@ class Arrival(NamedTuple):
 
 def arrival_here(folder: str | None) -> Arrival:
     """Make the arrival of a job that this process sends, and that was called in a folder."""
-    return Arrival(this_process(), folder, _environment.changes(), levels_here())
+    return Arrival(this_process(), folder, _changes(), _levels_here())
 
 
 def _arrive(
-    submitter: tuple[str, int], folder: str | None, changes: bytes | None, levels: bytes | None
+    submitter: tuple[str, int], folder: str | None, changes: bytes | None, levels: Levels
 ) -> tuple[str, int]:
     """Arrive in a worker, and return the submitter's host and pid."""
     global _last_changes  # noqa: PLW0603 - a fact about the process
@@ -113,7 +223,7 @@ def _arrive(
     if folder is not None and folder != _current_folder():
         with suppress(OSError):
             os.chdir(folder)
-    take_levels(levels)
+    _take_levels(levels)
     if changes is not None and changes != _last_changes:
         _last_changes = changes
         new: Mapping[bytes, bytes | None] = pickle.loads(changes)
@@ -148,108 +258,87 @@ class SentVariable(NamedTuple):
     value: bytes
 
 
-class _Variables:
-    """The context variables that this process has sent or received, and the modules that hold them."""
+_tokens: Final[dict[ContextVar[Any], str]] = {}
+"""The variables that this process has sent or received."""
 
-    def __init__(self) -> None:
-        self._places: dict[ContextVar[Any], tuple[str, str]] = {}
-        self._tokens: dict[ContextVar[Any], str] = {}
-        self._received: dict[str, ContextVar[Any]] = {}
-        self._foreign: dict[ContextVar[Any], int] = {}
+_received: Final[dict[str, ContextVar[Any]]] = {}
+"""The variables of this process that stand for those of a submitter, by token."""
 
-    def token_of(self, variable: ContextVar[Any]) -> str:
-        return self._tokens.setdefault(variable, uuid.uuid4().hex)
+_places: Final[dict[ContextVar[Any], tuple[str, str]]] = {}
+"""The modules that hold variables, with their names there."""
 
-    def place_of(self, variable: ContextVar[Any]) -> tuple[str, str] | None:
-        """Return the module of the user's that holds a variable, and its name there."""
-        place = self._places.get(variable)
-        if place is not None and _held(*place) is variable:
-            return place
-        modules = len(sys.modules)
-        if self._foreign.get(variable) != modules:
-            for module, name in _found(variable):
-                self._places[variable] = module, name
-                return module, name
-            self._foreign[variable] = modules
-        return None
+_foreign: Final[dict[ContextVar[Any], int]] = {}
+"""Variables that no module of the user's held, when so many modules were loaded."""
 
-    def is_known(self, variable: ContextVar[Any]) -> bool:
-        """Whether a function that was sent refers to it, or a module of the user's holds it."""
-        return variable in self._tokens or self.place_of(variable) is not None
 
-    def receive(self, token: str, title: str, *default: Any) -> ContextVar[Any]:
-        """Return the worker's variable for one of the submitter's."""
-        known = self._received.get(token)
-        if known is None:
-            made = ContextVar(title, default=default[0]) if default else ContextVar[Any](title)
-            known = self._received.setdefault(token, made)
-            self._tokens[known] = token
-        return known
+def _token_of(variable: ContextVar[Any]) -> str:
+    return _tokens.setdefault(variable, uuid.uuid4().hex)
 
-    def here(self, sent: SentVariable) -> Iterator[ContextVar[Any]]:
-        """Yield the variables of this process that stand for a sent one."""
-        if sent.token in self._received:
-            yield self._received[sent.token]
-        held = None if sent.module in MAIN_MODULES else _held(sent.module, sent.name)
-        if isinstance(held, ContextVar):
-            yield held
+
+def _place_of(variable: ContextVar[Any]) -> tuple[str, str] | None:
+    """Return the module of the user's that holds a variable, and its name there."""
+    place = _places.get(variable)
+    if place is not None and _held(*place) is variable:
+        return place
+    if _foreign.get(variable) != len(sys.modules):
+        for title, module in list(sys.modules.items()):
+            if isinstance(module, ModuleType) and (title == "__main__" or is_own_module(module)):
+                for name, value in list(vars(module).items()):
+                    if value is variable:
+                        _places[variable] = title, name
+                        return title, name
+        _foreign[variable] = len(sys.modules)
+    return None
 
 
 def _held(module: str, name: str) -> object:
     return vars(sys.modules.get(module, sys)).get(name)
 
 
-def _found(variable: ContextVar[Any]) -> Iterator[tuple[str, str]]:
-    for title, module in list(sys.modules.items()):
-        if isinstance(module, ModuleType) and (title == "__main__" or is_own_module(module)):
-            for name, value in list(vars(module).items()):
-                if value is variable:
-                    yield title, name
-
-
-_variables: Final = _Variables()
-
-
 def _receive(token: str, title: str, *default: Any) -> ContextVar[Any]:
-    return _variables.receive(token, title, *default)
+    """Return the worker's variable for one of the submitter's."""
+    if token not in _received:
+        made = ContextVar(title, default=default[0]) if default else ContextVar[Any](title)
+        _tokens[_received.setdefault(token, made)] = token
+    return _received[token]
 
 
 def reduce_variable(variable: ContextVar[Any]) -> tuple[Any, ...]:
     """Pickle a context variable, without its value, for a function that goes by value and refers to it."""
-    try:
+    default: tuple[Any, ...] = ()
+    with suppress(LookupError):
         default = (Context().run(variable.get),)
-    except LookupError:
-        return _receive, (_variables.token_of(variable), variable.name)
-    return _receive, (_variables.token_of(variable), variable.name, *default)
+    return _receive, (_token_of(variable), variable.name, *default)
 
 
 def sent_variables(context: Context, dumps: Callable[[Any], bytes]) -> tuple[SentVariable, ...]:
-    """Return the context variables that a job needs where it runs, pickled by `dumps`."""
-    if not context:
-        return ()
+    """Return the context variables that a job needs where it runs, pickled by `dumps`.
+
+    Those are variables that a module of the user's holds, or to which a function that was sent refers.
+    """
     found = []
     for variable, value in context.items():
-        if not _variables.is_known(variable):
+        place = _place_of(variable)
+        if place is None and variable not in _tokens:
             continue
         try:
             pickled = dumps(value)
         except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
             _log.info("the value of %r can't be pickled and is not sent to workers: %r", variable, problem)
             continue
-        place = _variables.place_of(variable) or ("__main__", "")
-        found.append(SentVariable(_variables.token_of(variable), *place, pickled))
+        found.append(SentVariable(_token_of(variable), *(place or ("__main__", "")), pickled))
     return tuple(found)
 
 
 def set_variables(sent: Iterable[SentVariable]) -> None:
     """Set context variables in this context, where a job runs."""
-    for each in sent:
+    for token, module, name, pickled in sent:
         try:
-            value = pickle.loads(each.value)
+            value = pickle.loads(pickled)
         except Exception as problem:  # noqa: BLE001 - a class's unpickling can raise anything
-            _log.warning(
-                "the value of %s.%s can't be unpickled in a worker: %r", each.module, each.name, problem
-            )
+            _log.warning("the value of %s.%s can't be unpickled in a worker: %r", module, name, problem)
             continue
-        for variable in _variables.here(each):
-            variable.set(value)
+        held = None if module in MAIN_MODULES else _held(module, name)
+        for variable in (_received.get(token), held):
+            if isinstance(variable, ContextVar):
+                variable.set(value)

@@ -15,19 +15,18 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from .._cores import InnerThreads, check_threads_can_be_limited, threads_limited
 from .._light_future import LightFuture
 from .._loops import is_coroutine_function
 from .._options import PoolOptions
-from .base import Outcome, as_worker, leave_if_forked, run_inline
-from .engine import SharedExecutors
+from .engine import Outcome, as_worker, leave_if_forked, run_inline
 
 if TYPE_CHECKING:
     from .._job import Job
 
-__all__ = ["ThreadPool", "run_in_thread", "shared_pools"]
+__all__ = ["ThreadPool", "run_in_thread"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +171,3 @@ def _run_in_time(job: Job, timeout: float) -> Outcome:
     from .entry import run_coroutine  # slow to import
 
     return run_coroutine(job, timeout)
-
-
-shared_pools: Final[SharedExecutors[ThreadPool]] = SharedExecutors(end_unasked=True)

@@ -21,23 +21,14 @@ from .hashing import digest
 __all__ = [
     "CLOUDPICKLED",
     "CodeInfo",
-    "Definition",
     "FreeNames",
     "Import",
     "Place",
-    "Source",
     "accept_code_info",
-    "annotations_only",
-    "attributes_read",
-    "attributes_written",
-    "bytecode_digest",
     "code_info_of",
     "free_names_of",
-    "nested",
     "place_of",
-    "source_of",
-    "syntax_digest",
-    "written_only",
+    "uses_of",
 ]
 
 
@@ -124,39 +115,14 @@ def syntax_digest(definition: Definition | ast.Module) -> bytes:
     return digest.digest()
 
 
-def written_only(definition: Definition) -> frozenset[str]:
-    """Find the names whose values a function changes but never reads.
-
-    Examples are `calls` in `calls.append(x)`, `seen` in `seen[key] = x` and `count` in `count += 1`, if the function
-    mentions them nowhere else.
-    """
-    mentioned: Counter[str] = Counter()
-    changed: Counter[str] = Counter()
-    for node in ast.walk(definition):
-        match node:
-            case ast.Name(id=name, ctx=ast.Load()):
-                mentioned[name] += 1
-            case ast.AugAssign(target=ast.Name(id=name)):
-                mentioned[name] += 1
-                changed[name] += 1
-            case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store()):
-                changed[name] += 1
-            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=verb))):
-                changed[name] += verb in _WRITERS
-    return frozenset(name for name, count in changed.items() if mentioned[name] == count)
-
-
 def annotations_only(definition: Definition) -> frozenset[str]:
     """Find the names that occur only in annotations of functions inside a function."""
     body = definition.body if isinstance(definition.body, list) else [definition.body]
     everywhere = Counter(name for statement in body for name in _names_in(statement))
     annotating: Counter[str] = Counter()
-    for statement in body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                annotating.update(_names_in(node.returns))
-            elif isinstance(node, ast.arg):
-                annotating.update(_names_in(node.annotation))
+    for node in itertools.chain.from_iterable(map(ast.walk, body)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.arg):
+            annotating.update(_names_in(node.annotation if isinstance(node, ast.arg) else node.returns))
     return frozenset(name for name, count in annotating.items() if everywhere[name] == count)
 
 
@@ -165,43 +131,55 @@ def _names_in(node: ast.AST | None) -> Iterator[str]:
         yield from (each.id for each in ast.walk(node) if isinstance(each, ast.Name))
 
 
-def attributes_written(definition: Definition, class_name: str) -> frozenset[str]:
-    """Find the attributes of its class that a method changes: `cls.made += 1`, `type(self).known[key] = x`.
+class Uses(NamedTuple):
+    """What the source of a function does with names from outside and with attributes.
 
-    An assignment through `self` sets an attribute of the object, unless it sets an item of a container.
+    Attributes:
+        written_only: names whose values it changes and never reads: `calls` in `calls.append(x)`, `seen` in
+            `seen[key] = x` and `count` in `count += 1`, if it mentions them nowhere else.
+        attributes_written: attributes of its class that it changes: `cls.made += 1`, `type(self).known[key] = x`. An
+            assignment through `self` sets an attribute of the object, unless it sets an item of a container.
+        attributes_read: attributes of any object that it may read; string constants may name some, too.
     """
-    found: set[str] = set()
-    for node in ast.walk(definition):
-        match node:
-            case ast.AugAssign(target=ast.Attribute(value=owner, attr=name)):
-                found.update([name] if _is_class(owner, class_name) else [])
-            case ast.Attribute(value=owner, attr=name, ctx=ast.Store()):
-                found.update([name] if _is_class(owner, class_name) else [])
-            case ast.Subscript(value=ast.Attribute(attr=name), ctx=ast.Store()):
-                found.add(name)
-            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Attribute(attr=name), attr=verb))):
-                found.update([name] if verb in _WRITERS else [])
-    return frozenset(found)
+
+    written_only: frozenset[str]
+    attributes_written: frozenset[str]
+    attributes_read: frozenset[str]
 
 
-def attributes_read(definition: Definition, class_name: str) -> frozenset[str]:
-    """Find the attributes of any object that a function may read; string constants may name some, too."""
+def uses_of(definition: Definition, class_name: str = "") -> Uses:
+    """Find what a function, a method of the class of this name, reads and writes."""
     mentioned: Counter[str] = Counter()
+    changed: Counter[str] = Counter()
+    assigned: set[str] = set()
     for node in ast.walk(definition):
         match node:
-            case ast.Attribute(attr=name, ctx=ast.Load()):
-                mentioned[name] += 1
+            case ast.Name(ctx=ast.Load()) | ast.Attribute(ctx=ast.Load()):
+                mentioned[_label(node)] += 1
+            case ast.Attribute(value=owner, ctx=ast.Store()) if _is_class(owner, class_name):
+                assigned.add(_label(node))
             case ast.Constant(value=str(name)) if name.isidentifier():
-                mentioned[name] += 1
-            case ast.AugAssign(target=ast.Attribute(value=owner, attr=name)):
-                mentioned[name] += not _is_class(owner, class_name)
-    for node in ast.walk(definition):
-        match node:
-            case ast.Subscript(value=ast.Attribute(attr=name), ctx=ast.Store()):
-                mentioned[name] -= 1
-            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Attribute(attr=name), attr=verb))):
-                mentioned[name] -= verb in _WRITERS
-    return frozenset(+mentioned)
+                mentioned[f".{name}"] += 1
+            case ast.AugAssign(target=ast.Name() | ast.Attribute() as target):
+                mentioned[_label(target)] += 1
+                changed[_label(target)] += isinstance(target, ast.Name) or _is_class(target.value, class_name)
+            case ast.Subscript(value=ast.Name() | ast.Attribute() as container, ctx=ast.Store()):
+                changed[_label(container)] += 1
+            case ast.Expr(
+                value=ast.Call(func=ast.Attribute(value=ast.Name() | ast.Attribute() as container, attr=verb))
+            ):
+                changed[_label(container)] += verb in _WRITERS
+    changed = +changed
+    only = {label for label, count in changed.items() if mentioned[label] == count}
+    return Uses(
+        frozenset(label for label in only if label[0] != "."),
+        frozenset(label[1:] for label in {*changed, *assigned} if label[0] == "."),
+        frozenset(label[1:] for label in +(mentioned - changed) if label[0] == "."),
+    )
+
+
+def _label(node: ast.Name | ast.Attribute) -> str:
+    return node.id if isinstance(node, ast.Name) else f".{node.attr}"
 
 
 def _is_class(owner: ast.expr, class_name: str) -> bool:
@@ -331,7 +309,8 @@ _FILES_KEPT: Final = 64
 CLOUDPICKLED: Final = "<dynamic-code>"
 """The file name that cloudpickle gives to all code. Of the globals it keeps `__file__`."""
 _REWRITING: Final = "_pytest.assertion.rewrite"
-_files: dict[tuple[str, bool], tuple[list[str], _File]] = {}
+_files: dict[tuple[str, bool], tuple[list[str], dict[str, list[Source]]]] = {}
+"""The lines and definitions of source files, parsed and compiled once for all their functions."""
 
 
 class Source(NamedTuple):
@@ -344,27 +323,6 @@ class Source(NamedTuple):
     plain: CodeType
     definition: Definition
     lines: list[str]
-
-    @property
-    def digest(self) -> bytes:
-        """The `syntax_digest` of the definition."""
-        return syntax_digest(self.definition)
-
-    @property
-    def written_only(self) -> frozenset[str]:
-        """Names whose values it changes but never reads."""
-        return written_only(self.definition)
-
-    @property
-    def annotations_only(self) -> frozenset[str]:
-        """Names that occur only in annotations of functions inside it."""
-        return annotations_only(self.definition)
-
-    @property
-    def attributes(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Attributes of its class that it changes, and attributes of any object that it may read."""
-        class_name = self.code.co_qualname.rpartition(".")[0].rpartition(".")[2]
-        return attributes_written(self.definition, class_name), attributes_read(self.definition, class_name)
 
     @property
     def text(self) -> str:
@@ -383,13 +341,26 @@ def source_of(code: CodeType, namespace: dict[str, Any]) -> Source | None:
         return None
     hook = _rewriting_hook(namespace)
     place = filename, hook is not None
-    known_lines, file = _files.get(place, (None, None))
-    if file is None or lines is not known_lines:
+    known_lines, sources = _files.get(place, (None, {}))
+    if lines is not known_lines:
         if len(_files) >= _FILES_KEPT:
             _files.pop(next(iter(_files)), None)
-        file = _File(lines, filename, hook)
-        _files[place] = lines, file
-    return file.find(code)
+        sources = _sources_in(lines, filename, hook)
+        _files[place] = lines, sources
+    return _matching(code, sources.get(code.co_qualname, ()))
+
+
+def _matching(code: CodeType, named: Iterable[Source]) -> Source | None:
+    """Find the definition that compiles to this code.
+
+    If several do, such as equal lambdas, the one at the same position is taken, or any if all do the same.
+    """
+    wanted = bytecode_digest(code)
+    twins = [source for source in named if bytecode_digest(source.code) == wanted]
+    found = [source for source in twins if _places(source.code) == _places(code)] or twins
+    if len(found) > 1 and len({syntax_digest(source.definition) for source in found}) > 1:
+        return None
+    return found[0] if found else None
 
 
 def _rewriting_hook(namespace: dict[str, Any]) -> Any:
@@ -398,27 +369,6 @@ def _rewriting_hook(namespace: dict[str, Any]) -> Any:
     hook = getattr(pytest_rewriting, "AssertionRewritingHook", None)
     loader = namespace.get("__loader__")
     return loader if isinstance(hook, type) and isinstance(loader, hook) else None
-
-
-class _File:
-    """A source file, parsed and compiled once for all its functions."""
-
-    def __init__(self, lines: list[str], filename: str, hook: Any) -> None:
-        self._sources = _sources_in(lines, filename, hook)
-
-    def find(self, code: CodeType) -> Source | None:
-        """Find the definition that compiles to this code.
-
-        If several do, such as equal lambdas, the one at the same position is taken, or any if all do the same.
-        """
-        wanted = bytecode_digest(code)
-        named = self._sources.get(code.co_qualname, ())
-        twins = [source for source in named if bytecode_digest(source.code) == wanted]
-        in_place = [source for source in twins if _places(source.code) == _places(code)]
-        found = in_place or twins
-        if len(found) > 1 and len({source.digest for source in found}) > 1:
-            return None
-        return found[0] if found else None
 
 
 def _sources_in(lines: list[str], filename: str, hook: Any) -> dict[str, list[Source]]:
@@ -498,8 +448,6 @@ _CELL = frozenset({"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"})
 _LOCAL = frozenset(name for name in dis.opmap if "LOAD_FAST" in name) - {"LOAD_FAST_AND_CLEAR"}
 _ATTRIBUTE = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _SET_ATTRIBUTE = frozenset({"STORE_ATTR", "DELETE_ATTR"})
-_JUMPS = frozenset({*dis.hasjrel, *dis.hasjabs})
-_KINDS = {"STORE_DEREF": "cell", "STORE_GLOBAL": "global"}
 _UNCOUNTED_OPCODES = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "SWAP"})
 
 
@@ -509,10 +457,6 @@ class Import(NamedTuple):
     level: int
     module: str
     attributes: tuple[str, ...] = ()
-
-
-Aliases = dict[str, set[Import]]
-"""All imports that may have bound a name, for example in the branches of an `if` or a `try`."""
 
 
 class FreeNames(NamedTuple):
@@ -532,75 +476,37 @@ class FreeNames(NamedTuple):
 
 def free_names_of(code: CodeType) -> FreeNames:
     """Find the free names of a code object and of those nested in it."""
-    bodies = [_Body(inner) for inner in nested(code)]
-    shared = _merged_aliases(body.aliases["cell"] for body in bodies)
-    in_globals = _merged_aliases(body.aliases["global"] for body in bodies)
+    bodies = [(inner, _instructions(inner)) for inner in nested(code)]
+    aliases: dict[
+        str, set[Import]
+    ] = {}  # all imports that may have bound a name, as in the branches of a `try`
+    in_globals: set[str] = set()
+    for _, body in bodies:
+        for stored, imported in _imports(body):
+            name = stored.argval[0] if isinstance(stored.argval, tuple) else stored.argval
+            aliases.setdefault(name, set()).add(imported)
+            in_globals.update([name] if stored.opname == "STORE_GLOBAL" else [])
     globals_: set[tuple[str, ...]] = set()
     cells: set[tuple[str, ...]] = {
         (name,) for name in code.co_freevars if name == "__class__"
     }  # for `super()`
     imports: set[Import] = set()
-    for body in bodies:
-        for position, opname, chain in _loads(body.instructions):
+    for inner, body in bodies:
+        for position, opname, chain in _loads(body):
             name = chain[0]
             if chain[-1] == "import_module":
-                imports.update(_imported_by_call(body.instructions[position + len(chain)]))
-            if opname in _LOCAL:
-                if name in body.captured:
-                    continue  # Python 3.13 passes the cell to a nested function by this instruction
-                meant = body.aliases["local"].get(name, set())
-            elif opname in _CELL:
-                meant = shared.get(name, set())
-                if name in code.co_freevars:
-                    cells.add(chain)
-            else:
-                meant = in_globals.get(name, set())
-                if not meant and not body.has_bound(name, opname, position):
-                    globals_.add(chain)
-                if opname != "LOAD_GLOBAL":
-                    meant = meant | body.aliases["local"].get(name, set())
-            imports.update(Import(base.level, base.module, base.attributes + chain[1:]) for base in meant)
-    bases = {base for body in bodies for aliases in body.aliases.values() for base in _all(aliases)}
-    imports.update(base for base in bases if not any(_begins(base, used) for used in imports))
+                imports.update(_imported_by_call(body[position + len(chain)]))
+            if opname in _LOCAL and name in inner.co_cellvars + inner.co_freevars:
+                continue  # Python 3.13 passes the cell to a nested function by this instruction
+            if opname in _CELL and name in code.co_freevars:
+                cells.add(chain)
+            elif opname in _GLOBAL and name not in in_globals:
+                globals_.add(chain)
+            bases = aliases.get(name, ())
+            imports.update(Import(base.level, base.module, base.attributes + chain[1:]) for base in bases)
+    unread = {base for bases in aliases.values() for base in bases}
+    imports.update(base for base in unread if not any(_begins(base, used) for used in imports))
     return FreeNames(tuple(sorted(globals_)), tuple(sorted(cells)), tuple(sorted(imports)))
-
-
-class _Body:
-    """The instructions of one code object, and the imports that it binds to names."""
-
-    def __init__(self, code: CodeType) -> None:
-        self.instructions = _instructions(code)
-        self.captured = code.co_cellvars + code.co_freevars
-        self.aliases: dict[str, Aliases] = {"local": {}, "cell": {}, "global": {}}
-        for stored, imported in _imports(self.instructions):
-            kind = _KINDS.get(stored.opname, "local")
-            self.aliases[kind].setdefault(_stored(stored), set()).add(imported)
-        self._bound = {} if code.co_exceptiontable else dict(_surely_bound(self.instructions))
-
-    def has_bound(self, name: str, opname: str, position: int) -> bool:
-        """Whether a class body has certainly bound a name before this position."""
-        return opname != "LOAD_GLOBAL" and self._bound.get(name, position) < position
-
-
-def _surely_bound(body: list[dis.Instruction]) -> Iterator[tuple[str, int]]:
-    """Yield the names that are bound before the first branch, last ones first, with their positions."""
-    straight = list(itertools.takewhile(lambda each: each.opcode not in _JUMPS, body))
-    deleted = {each.argval for each in body if each.opname == "DELETE_NAME"}
-    for position, each in reversed(list(enumerate(straight))):
-        if each.opname == "STORE_NAME" and each.argval not in deleted:
-            yield each.argval, position
-
-
-def _merged_aliases(every: Iterable[Aliases]) -> Aliases:
-    merged: Aliases = {}
-    for aliases in every:
-        for name, imports in aliases.items():
-            merged.setdefault(name, set()).update(imports)
-    return merged
-
-
-def _all(aliases: Aliases) -> set[Import]:
-    return set().union(*aliases.values())
 
 
 def _instructions(code: CodeType) -> list[dis.Instruction]:
@@ -660,11 +566,6 @@ def _imported_by_call(argument: dis.Instruction) -> Iterator[Import]:
         yield Import(0, name)
 
 
-def _stored(instruction: dis.Instruction) -> str:
-    name = instruction.argval
-    return str(name[0] if isinstance(name, tuple) else name)
-
-
 def _begins(base: Import, used: Import) -> bool:
     """Whether `used` starts with the import `base`."""
     return (used.level, used.module) == (base.level, base.module) and (
@@ -688,18 +589,14 @@ class CodeInfo(NamedTuple):
         digest: the digest of its syntax if its source is available, else of its bytecode.
         free_names: the names that it reads from outside.
         source: the text of its definition, if available.
-        written_only: names whose values it changes and never reads; empty without source.
-        attributes_written: attributes of its class that it changes; empty without source.
-        attributes_read: attributes of any object that it may read.
+        uses: what it reads and writes; without source it writes nothing, and may read every name in it.
         bytecode: the digest of its bytecode.
     """
 
     digest: bytes
     free_names: FreeNames
     source: str | None
-    written_only: frozenset[str]
-    attributes_written: frozenset[str]
-    attributes_read: frozenset[str]
+    uses: Uses
     bytecode: bytes
 
 
@@ -715,14 +612,14 @@ def code_info_of(code: CodeType, namespace: dict[str, Any]) -> CodeInfo:
     elif (source := source_of(code, namespace)) is None:
         nothing: frozenset[str] = frozenset()
         names = frozenset(name for inner in nested(code) for name in inner.co_names)
-        info = CodeInfo(bytecode, free_names_of(code), None, nothing, nothing, names, bytecode)
+        info = CodeInfo(bytecode, free_names_of(code), None, Uses(nothing, nothing, names), bytecode)
     else:
+        definition = source.definition
         info = CodeInfo(
-            source.digest,
-            free_names_of(source.plain).without(source.annotations_only),
+            syntax_digest(definition),
+            free_names_of(source.plain).without(annotations_only(definition)),
             source.text,
-            source.written_only,
-            *source.attributes,
+            uses_of(definition, code.co_qualname.rpartition(".")[0].rpartition(".")[2]),
             bytecode,
         )
     key = id(code)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from marshal import dumps
 from pathlib import Path, PurePath
@@ -19,7 +17,6 @@ from typing import Final
 
 from blake3 import blake3
 
-from .._processes import renew_after_fork
 from .names import qualified_name
 
 __all__ = ["absolute", "by_content", "content_digest", "is_unchanged"]
@@ -151,7 +148,7 @@ def _folder_digest(folder: str, looked: int) -> bytes:
             all_last = all_last and lasts
         return hasher.digest(), all_last
 
-    return _digests.of(folder, stamps, read)[0]
+    return _digest_for(folder, stamps, read)[0]
 
 
 def _file_digest(path: str, status: os.stat_result, looked: int) -> tuple[bytes, bool]:
@@ -165,7 +162,7 @@ def _file_digest(path: str, status: os.stat_result, looked: int) -> tuple[bytes,
                 hasher.update(block)
             return hasher.digest(), settled and _stamps(os.fstat(file.fileno())) == stamps
 
-    return _digests.of(path, stamps, read)
+    return _digest_for(path, stamps, read)
 
 
 def _stamps(status: os.stat_result) -> tuple[int, ...]:
@@ -173,38 +170,22 @@ def _stamps(status: os.stat_result) -> tuple[int, ...]:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev
 
 
-class _Digests:
-    """The digests of recent paths, each with the stamps at which the path was read."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._known: OrderedDict[str, tuple[object, bytes]] = OrderedDict()
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        """Replace the lock, which another thread may have held during a fork."""
-        self._reentrant = threading.RLock()
-
-    def of(self, path: str, stamps: object, read: Callable[[], tuple[bytes, bool]]) -> tuple[bytes, bool]:
-        """Return the digest for these stamps, and whether it holds as long as the stamps do.
-
-        It does not if the file changed a moment ago, since it may change again and keep its stamps, or if it changed
-        while it was read.
-        """
-        with self._reentrant:
-            known = self._known.get(path)
-            if known is not None and known[0] == stamps:
-                self._known.move_to_end(path)
-                return known[1], True
-        digest, lasts = read()
-        if lasts:
-            with self._reentrant:
-                self._known[path] = stamps, digest
-                self._known.move_to_end(path)
-                if len(self._known) > self._size:
-                    self._known.popitem(last=False)
-        return digest, lasts
+_known: Final[dict[str, tuple[object, bytes]]] = {}
+"""The digests of recent paths, each with the stamps at which the path was read."""
 
 
-_digests: Final = _Digests(_REMEMBERED)
+def _digest_for(path: str, stamps: object, read: Callable[[], tuple[bytes, bool]]) -> tuple[bytes, bool]:
+    """Return the digest for these stamps, and whether it holds as long as the stamps do.
+
+    It does not if the file changed a moment ago, since it may change again and keep its stamps, or if it changed
+    while it was read.
+    """
+    known = _known.get(path)
+    if known is not None and known[0] == stamps:
+        return known[1], True
+    digest, lasts = read()
+    if lasts:
+        if len(_known) >= _REMEMBERED:
+            _known.clear()
+        _known[path] = stamps, digest
+    return digest, lasts

@@ -11,8 +11,6 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +21,6 @@ from typing import Any, Final, NamedTuple
 
 from .._errors import UnkeyableArgument
 from .._options import CodeScope
-from .._processes import renew_after_fork
 from .._record import short_form
 from .files import content_digest
 from .graph import GONE, Edge, Node, Watch, digest_graph
@@ -195,12 +192,6 @@ class CodeTracker:
         self._libraries = libraries
         self._signature: tuple[object, ...] = ()
         self._state: tuple[Callable[[], bool], Fingerprint, bool] = _never, _NEVER_MADE, False
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        """Replace the lock, which another thread may have held during a fork."""
-        self._reentrant = threading.RLock()
 
     def current(self) -> Fingerprint:
         """Return the fingerprint, the same object as long as nothing has changed.
@@ -229,7 +220,7 @@ class CodeTracker:
         return unchanged if is_compiled and latest is fingerprint else None
 
     def _look(self) -> Fingerprint:
-        """Walk without the lock, since modules that are imported here may ask for the fingerprint themselves."""
+        """Walk again; modules that are imported here may ask for the fingerprint themselves."""
         name = _root_name(self._function)
         loaded = -1
         while loaded != len(
@@ -240,19 +231,18 @@ class CodeTracker:
         made = _digested(name, walkers, roots, self._counted(walkers))
         made = replace(_with_receiver(made, self._function), counts_all=self._libraries is True)
         signature = _watch_signature(self._function, watch)
-        with self._reentrant:
-            before = self._state[1]
-            if made == before and _are_same(signature, self._signature):
-                made = before
+        before = self._state[1]
+        if made == before and _are_same(signature, self._signature):
+            made = before
 
-            def first_check() -> bool:
-                """Compile the comparison at the first check: many functions are fingerprinted once only."""
-                unchanged = watch.compiled()
-                self._state = unchanged, made, True
-                return unchanged()
+        def first_check() -> bool:
+            """Compile the comparison at the first check: many functions are fingerprinted once only."""
+            unchanged = watch.compiled()
+            self._state = unchanged, made, True
+            return unchanged()
 
-            self._signature = signature
-            self._state = first_check, made, False
+        self._signature = signature
+        self._state = first_check, made, False
         return made
 
     def _walks(self, name: str) -> tuple[Watch, list[Walker], list[Edge]]:
@@ -435,49 +425,30 @@ def _free_name(name: str, shown: str, manifest: Mapping[str, str]) -> str:
     return free
 
 
-class _ArgumentFingerprints:
-    """The fingerprints of functions, classes and modules that are arguments; keeps recent trackers."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._trackers: OrderedDict[int, CodeTracker] = OrderedDict()
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        """Replace the lock, which another thread may have held during a fork."""
-        self._reentrant = threading.RLock()
-
-    def __call__(self, obj: Any, _path: str, *, libraries: bool) -> bytes:
-        """Digest a function, a class or a module with all that it reaches."""
-        made = self.fingerprint(obj)
-        return made.digest if libraries else made.code
-
-    def fingerprint(self, obj: Any) -> Fingerprint:
-        """Make the fingerprint of a function, a class or a module."""
-        with self._reentrant:  # a tracker keeps its object alive, so the id stays unique
-            tracker = self._trackers.pop(id(obj), None) or CodeTracker(obj, is_argument=True)
-            self._trackers[id(obj)] = tracker
-            if len(self._trackers) > self._size:
-                self._trackers.popitem(last=False)
-        return tracker.current()
-
-    def libraries(self) -> dict[str, str]:
-        """Return the versions of the libraries that recent arguments name."""
-        with self._reentrant:
-            latest = [tracker.latest for tracker in self._trackers.values()]
-        return {name: version for each in latest for name, version in each.libraries.items()}
-
-
-_argument_fingerprints: Final = _ArgumentFingerprints(size=512)
-set_code_hasher(_argument_fingerprints)
+_TRACKERS_KEPT: Final = 512
+_trackers: Final[dict[int, CodeTracker]] = {}
+"""The trackers of recent functions, classes and modules that were arguments, by identity."""
 
 
 def code_fingerprint(obj: Any) -> Fingerprint:
-    """Make the fingerprint of a function or a class that is an argument."""
-    return _argument_fingerprints.fingerprint(obj)
+    """Make the fingerprint of a function, a class or a module that is an argument."""
+    tracker = _trackers.get(id(obj))  # it keeps its object alive, so the id stays unique
+    if tracker is None:
+        if len(_trackers) >= _TRACKERS_KEPT:
+            _trackers.pop(next(iter(_trackers)), None)
+        tracker = _trackers[id(obj)] = CodeTracker(obj, is_argument=True)
+    return tracker.current()
 
 
 def libraries_in_arguments() -> dict[str, str]:
     """Return the versions of the libraries that the code of recent arguments names."""
-    return _argument_fingerprints.libraries()
+    latest = [tracker.latest for tracker in list(_trackers.values())]
+    return {name: version for each in latest for name, version in each.libraries.items()}
+
+
+def _digest_of_argument(obj: Any, _path: str, *, libraries: bool) -> bytes:
+    made = code_fingerprint(obj)
+    return made.digest if libraries else made.code
+
+
+set_code_hasher(_digest_of_argument)

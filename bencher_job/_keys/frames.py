@@ -1,4 +1,4 @@
-"""Canonical forms of the tables of pandas, polars and pyarrow, column by column."""
+"""Canonical forms of the tables of pandas and polars, column by column."""
 
 from __future__ import annotations
 
@@ -7,30 +7,17 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from .arrays import array_parts
-from .arrow import ARROW, arrow_column, arrow_text, text_parts
-from .canonical import Attributes, CanonicalForm, Parts, refuse, rooted_name
-from .reduction import reduced
-from .values import zone_name
+from .arrays import array_parts, arrow_column, arrow_text, text_parts
+from .canonical import Attributes, CanonicalForm, Parts, refuse, rooted_name, zone_name
+from .names import words
+from .objects import reduced
 
 __all__ = ["FRAMES"]
 
 
-_PANDAS_INTERNAL: Final = frozenset(
-    {
-        "_mgr",
-        "_item_cache",
-        "_attrs",
-        "_flags",
-        "_name",
-        "_typ",
-        "_is_copy",
-        "_data",
-        "_cache",
-        "_id",
-        "_references",
-    }
-    | {"_cacher", "_metadata"}  # of older versions, after a column was read or pickled
+_PANDAS_INTERNAL: Final = words(
+    "_mgr _item_cache _attrs _flags _name _typ _is_copy _data _cache _id _references"
+    " _cacher _metadata"  # of older versions, after a column was read or pickled
 )
 
 
@@ -267,16 +254,7 @@ def _of_categories(dtype: Any) -> dict[str, object]:
     return parts
 
 
-_PARTS_OF_POLARS: Final = (
-    "time_unit",
-    "time_zone",
-    "precision",
-    "scale",
-    "size",
-    "inner",
-    "key",
-    "value",
-)
+_PARTS_OF_POLARS: Final = words("time_unit time_zone precision scale size inner key value")
 
 
 def _polars_missing(series: Any) -> object:
@@ -342,6 +320,5 @@ FRAMES: Final = {
     "polars.DataFrame": CanonicalForm(_polars_frame, internal=frozenset({"_df", "_accessors"}), is_open=True),
     "polars.Series": CanonicalForm(_polars_series, internal=frozenset({"_s", "_accessors"}), is_open=True),
     "polars.DataType": CanonicalForm(_polars_dtype, sealed=True),
-    **ARROW,
 }
 """Canonical forms by the `rooted_name` of a class."""

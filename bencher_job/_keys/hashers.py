@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .arrays import ARRAYS
 from .canonical import (
     NO_VALUE,
+    VALUES,
     Attributes,
     CanonicalForm,
     Parts,
@@ -22,10 +23,8 @@ from .canonical import (
     rooted_name,
 )
 from .frames import FRAMES
-from .library_objects import LIBRARIES
 from .names import is_own_class, is_own_module, module_name, module_of, qualified_name
-from .reduction import own_attributes, reduced
-from .values import VALUES
+from .objects import LIBRARIES, own_attributes, reduced
 
 if TYPE_CHECKING:
     from .hashing import Encoder
@@ -38,25 +37,13 @@ Hasher = Callable[["Encoder", Any], bytes]
 _CANONICAL_FORMS: Final = {**VALUES, **ARRAYS, **FRAMES, **LIBRARIES}
 _HEAP_TYPE: Final = 1 << 9
 _KEYED_BY_VALUE: Final = frozenset(
-    {
-        FunctionType,
-        bool,
-        bytes,
-        complex,
-        dict,
-        float,
-        frozenset,
-        int,
-        list,
-        object,
-        set,
-        str,
-        tuple,
-        type(None),
-    }
+    {bool, bytes, complex, float, int, str, type(None)}
+    | {dict, frozenset, list, set, tuple}
+    | {FunctionType, object}
 )
 _registered: Final[dict[type, Callable[[Any], object]]] = {}
-_hashers: Final[dict[type, Hasher]] = {}
+_hashers: Final[dict[tuple[type, bool], Hasher]] = {}
+"""By class, and whether it has a `__job_key__`, which may be set later."""
 
 
 def register_hasher(type_: type, function: Callable[[Any], object]) -> None:
@@ -84,13 +71,17 @@ def register_hasher(type_: type, function: Callable[[Any], object]) -> None:
     _hashers.clear()
 
 
+register_hasher.__module__ = "bencher_job"  # the package imports it on first use
+
+
 def hasher_for(cls: type) -> Hasher:
     """Return the hasher for objects of exactly this class."""
-    hasher = _hashers.get(cls)
+    key = cls, hasattr(cls, "__job_key__")
+    hasher = _hashers.get(key)
     if hasher is None:
         if len(_hashers) > 10_000:  # else classes that are made at run time would live for ever
             _hashers.clear()
-        hasher = _hashers[cls] = _of_the_user(cls) or _with_its_code(cls, _of_the_library(cls))
+        hasher = _hashers[key] = _of_the_user(cls) or _with_its_code(cls, _of_the_library(cls))
     return hasher
 
 
@@ -114,7 +105,7 @@ def _of_the_user(cls: type) -> Hasher | None:
         if base in _registered:
             return _by_hasher(cls, _registered[base])
         if "__job_key__" in base.__dict__:
-            return _by_job_key
+            return _by_job_key(cls)
     return None
 
 
@@ -127,38 +118,48 @@ def _of_the_library(cls: type) -> Hasher:
     if getattr(cls, "_bencher_job_cached", False):
         return _cached_function
     if issubclass(cls, Enum):
-        return _by_canonical_form(qualified_name(cls), _enum_member, leaf=True)
+        return _by_form(b"o", qualified_name(cls), _enum_member, leaf=True)
     names = [(base, rooted_name(base)) for base in cls.__mro__ if base is not object or cls is object]
     reasons = [NO_VALUE[name] for _, name in names if name in NO_VALUE]
     forms = [(base, _CANONICAL_FORMS[name]) for base, name in names if name in _CANONICAL_FORMS]
-    if not isinstance(getattr(cls, "__next__", _no_iterator), FunctionType):
+    if not isinstance(getattr(cls, "__next__", hasher_for), FunctionType):  # it is written in C
         reasons.append(NO_VALUE["generator"])
     if reasons:
         return _refused(reasons[0])
-    return _by_base(cls, *forms[0]) if forms else _by_reduction
+    return _by_base(cls, *forms[0]) if forms else _by_reduction(cls)
 
 
-def _no_iterator() -> None:
-    """Stand in for a missing `__next__`."""
+def _by_form(
+    tag: bytes,
+    label: str,
+    function: Callable[[Any], object],
+    *,
+    leaf: bool = False,
+    holder: tuple[type, str | None] | None = None,
+    step: str = "",
+) -> Hasher:
+    """Make a hasher of a function that returns the canonical form of an object.
 
+    An object that refers to nothing that could refer back to it is a `leaf`. An error names the class of `holder` and
+    what to do about it, and has `step` in its path.
+    """
+    header = tag + dumps(label, 2)
 
-def _header(tag: bytes, label: str) -> bytes:
-    return tag + dumps(label, 2)
-
-
-def _by_canonical_form(label: str, function: Callable[[Any], object], *, leaf: bool) -> Hasher:
-    header = _header(b"o", label)
-
-    def leaf_hasher(encoder: Encoder, value: Any) -> bytes:
-        return encoder.wrap(header, function(value))
+    def encoding_of(encoder: Encoder, value: Any) -> bytes:
+        form = function(value)
+        try:
+            return encoder.wrap(header, form)
+        except Refusal as refusal:
+            if holder is not None:
+                refusal.note_holder(*holder)
+            refusal.steps += [step] if step else []
+            raise
 
     def hasher(encoder: Encoder, value: Any) -> bytes:
         known = encoder.graph.enter(value)
-        if known is not None:
-            return known
-        return encoder.graph.leave(value, encoder.wrap(header, function(value)))
+        return encoder.graph.leave(value, encoding_of(encoder, value)) if known is None else known
 
-    return leaf_hasher if leaf else hasher
+    return encoding_of if leaf else hasher
 
 
 def _by_base(cls: type, base: type, canonical_form: CanonicalForm) -> Hasher:
@@ -167,12 +168,12 @@ def _by_base(cls: type, base: type, canonical_form: CanonicalForm) -> Hasher:
     is_open = canonical_form.is_open and (cls.__dictoffset__ or not canonical_form.is_whole)
     function = _with_attributes(canonical_form) if is_open else canonical_form.function
     if canonical_form.is_whole and (same_library or not cls.__dictoffset__):
-        return _by_canonical_form(qualified_name(cls), function, leaf=canonical_form.leaf)
+        return _by_form(b"o", qualified_name(cls), function, leaf=canonical_form.leaf)
     if cls is base or (canonical_form.sealed and same_library):
-        return _by_canonical_form(label, function, leaf=canonical_form.leaf)
+        return _by_form(b"o", label, function, leaf=canonical_form.leaf)
     reduces = cls.__reduce__ is not base.__reduce__ or cls.__reduce_ex__ is not base.__reduce_ex__
     if reduces and module_of(base) == "builtins":
-        return _by_reduction
+        return _by_reduction(cls)
 
     def extended(value: Any) -> object:
         return Parts(
@@ -182,7 +183,7 @@ def _by_base(cls: type, base: type, canonical_form: CanonicalForm) -> Hasher:
             }
         )
 
-    return _by_canonical_form(qualified_name(cls), extended, leaf=False)
+    return _by_form(b"o", qualified_name(cls), extended)
 
 
 def _with_attributes(canonical_form: CanonicalForm) -> Callable[[Any], object]:
@@ -211,69 +212,39 @@ def _enum_member(member: Any) -> object:
 
 
 def _by_hasher(cls: type, function: Callable[[Any], object]) -> Hasher:
-    header = _header(b"r", qualified_name(cls))
+    name = qualified_name(cls)
 
-    def hasher(encoder: Encoder, value: Any) -> bytes:
-        known = encoder.graph.enter(value)
-        if known is not None:
-            return known
+    def form(value: Any) -> object:
         try:
-            canonical_form = function(value)
+            return function(value)
         except (RecursionError, MemoryError):
             raise
         except Exception as error:
-            reason = f"its registered hasher raised {error_text(error)}"
-            raise refuse(cls, reason) from error
+            raise refuse(cls, f"its registered hasher raised {error_text(error)}") from error
+
+    return _by_form(
+        b"r", name, form, holder=(cls, f"let the hasher registered for {name} return a value that has a key")
+    )
+
+
+def _by_job_key(cls: type) -> Hasher:
+    name = qualified_name(cls)
+
+    def form(value: Any) -> object:
         try:
-            encoding = encoder.wrap(header, canonical_form)
-        except Refusal as refusal:
-            name = qualified_name(cls)
-            refusal.note_holder(cls, f"let the hasher registered for {name} return a value that has a key")
+            return value.__job_key__()
+        except (RecursionError, MemoryError):
             raise
-        return encoder.graph.leave(value, encoding)
+        except Exception as error:
+            error.add_note(f"Raised by {name}.__job_key__ while a job key was made.")
+            raise Raised(error) from error
 
-    return hasher
-
-
-def _has_job_key(cls: type) -> bool:
-    return any("__job_key__" in base.__dict__ for base in cls.__mro__)
-
-
-def _by_job_key(encoder: Encoder, value: Any) -> bytes:
-    known = encoder.graph.enter(value)
-    if known is not None:
-        return known
-    name = qualified_name(type(value))
-    try:
-        key = value.__job_key__()
-    except (RecursionError, MemoryError):
-        raise
-    except Exception as error:
-        error.add_note(f"Raised by {name}.__job_key__ while a job key was made.")
-        raise Raised(error) from error
-    try:
-        encoding = encoder.wrap(_header(b"k", name), key)
-    except Refusal as refusal:
-        cls = type(value)
-        refusal.note_holder(cls, f"let {cls.__qualname__}.__job_key__ return a value that has a key")
-        refusal.steps.append(".__job_key__()")
-        raise
-    return encoder.graph.leave(value, encoding)
+    remedy = f"let {cls.__qualname__}.__job_key__ return a value that has a key"
+    return _by_form(b"k", name, form, holder=(cls, remedy), step=".__job_key__()")
 
 
-def _by_reduction(encoder: Encoder, value: Any) -> bytes:
-    if _has_job_key(type(value)):  # was added to the class after its hasher was chosen
-        return _by_job_key(encoder, value)
-    known = encoder.graph.enter(value)
-    if known is not None:
-        return known
-    header = _header(b"o", qualified_name(type(value)))
-    try:
-        encoding = encoder.wrap(header, reduced(value))
-    except Refusal as refusal:
-        refusal.note_holder(type(value))
-        raise
-    return encoder.graph.leave(value, encoding)
+def _by_reduction(cls: type) -> Hasher:
+    return _by_form(b"o", qualified_name(cls), reduced, holder=(cls, None))
 
 
 def _class(encoder: Encoder, cls: type) -> bytes:
@@ -283,7 +254,7 @@ def _class(encoder: Encoder, cls: type) -> bytes:
 def _module(encoder: Encoder, module: ModuleType) -> bytes:
     if is_own_module(module):
         return encoder.code(module)
-    return encoder.wrap(_header(b"o", "module"), module_name(module.__name__))
+    return encoder.wrap(b"o" + dumps("module", 2), module_name(module.__name__))
 
 
 def _cached_function(encoder: Encoder, function: Any) -> bytes:
@@ -292,8 +263,6 @@ def _cached_function(encoder: Encoder, function: Any) -> bytes:
 
 def _refused(reason: str) -> Hasher:
     def hasher(_encoder: Encoder, value: Any) -> bytes:
-        if _has_job_key(type(value)):
-            return _by_job_key(_encoder, value)
         raise refuse(type(value), reason)
 
     return hasher

@@ -55,7 +55,6 @@ __all__ = [
     "Encoder",
     "Graph",
     "Known",
-    "Tangled",
     "digest",
     "encode_arguments",
     "join_key",
@@ -105,10 +104,6 @@ _THE_DEFAULT: Final = Parts({"default": None})
 _code_hashers: list[CodeHook] = []
 _UINT32: Final = struct.Struct("<I")
 _MOST_FORGOTTEN: Final = 100_000
-
-
-class Tangled(Exception):  # internal: it becomes an UnkeyableArgument
-    """Members of sets refer to each other in too many ways to follow."""
 
 
 class Graph:
@@ -173,12 +168,11 @@ class Graph:
         """Return a position for `forget`; taken before each member of an unordered container."""
         return len(self._unresolved)
 
-    def forget(self, mark: int) -> None:
-        """Hide the objects met since `mark` from the next member of an unordered container."""
+    def forget(self, mark: int) -> bool:
+        """Hide the objects met since `mark` from the next member of an unordered container; whether this may go on."""
         for member in self._unresolved[mark:]:
             self._forgotten += self._numbers.pop(id(member), None) is not None
-        if self._forgotten > _MOST_FORGOTTEN:
-            raise Tangled
+        return self._forgotten <= _MOST_FORGOTTEN
 
 
 def set_code_hasher(hook: CodeHook) -> None:
@@ -301,10 +295,9 @@ class Encoder:
         except Raised as raised:
             error = raised.error
         except RecursionError:
-            error = _refused(value, path, "it is nested deeper than Python's recursion limit")
-        except Tangled:
-            reason = "its sets hold objects that refer to each other in too many ways to follow"
-            error = _refused(value, path, reason)
+            name, remedies = qualified_name(type(value)), (ignore_remedy(path, ()), key_remedy(type(value)))
+            reason = "it is nested deeper than Python's recursion limit"
+            error = UnkeyableArgument(path.lstrip("*"), name, reason, sentence(*remedies))
         raise error
 
     def _topmost_once(self, known: Known, value: object, path: str, is_default: bool) -> bytes:
@@ -328,7 +321,7 @@ class Encoder:
             if cls in _PLAIN:
                 return _plain(value)
             return (_BUILTINS.get(cls) or hasher_for(cls))(self, value)
-        except (Refusal, Raised, RecursionError, Tangled, MemoryError):
+        except (Refusal, Raised, RecursionError, MemoryError):
             raise
         except Exception as error:
             raise refuse(cls, f"reading it raised {error_text(error)}") from error
@@ -416,7 +409,8 @@ class Encoder:
         for member in members:
             mark = self.graph.mark()
             encodings.append(encode(member))
-            self.graph.forget(mark)
+            if not self.graph.forget(mark):
+                raise refuse(type(value), "its members refer to each other in too many ways to follow")
         encodings.sort()
         return self.graph.leave(value, b"#" + _hash(tag + _UINT32.pack(len(encodings)) + b"".join(encodings)))
 
@@ -481,11 +475,6 @@ def _hash_content(tag: bytes, content: Content) -> bytes:
 def _threads(nbytes: int) -> int:
     """Return the number of threads. With `blake3.AUTO` a forked child would wait for threads that it doesn't have."""
     return min(cores(), _MOST_THREADS) if nbytes >= _PARALLEL else 1
-
-
-def _refused(value: object, path: str, reason: str) -> Exception:
-    remedies = ignore_remedy(path, ()), key_remedy(type(value))
-    return UnkeyableArgument(path.lstrip("*"), qualified_name(type(value)), reason, sentence(*remedies))
 
 
 def _is_plain(value: object) -> bool:

@@ -245,19 +245,13 @@ def _source_of(metadata: str) -> str:
 
 def _digest_of_files(metadata: str) -> str:
     """Digest the installed files of a distribution, without those that differ between equal installations."""
-    folder, own = os.path.split(metadata)
+    own = os.path.basename(metadata)
     record = _record(metadata, _mtime(metadata)) or b""
     digest = sha256()
     for line in sorted(record.decode("utf-8", "replace").split("\n")):
-        file, _, rest = line.partition(",")
-        if not file or file.startswith((own, "..", "/")) or file.endswith(".pyc"):
-            continue
-        digest.update(line.encode())
-        if rest.startswith(","):  # the list has no digest of it
-            try:
-                digest.update(Path(folder, file).read_bytes())
-            except OSError:
-                continue
+        file = line.partition(",")[0]
+        if file and not file.startswith((own, "..", "/")) and not file.endswith(".pyc"):
+            digest.update(line.encode())
     return digest.hexdigest()
 
 

@@ -24,6 +24,7 @@ from .names import (
     is_own_module,
     module_name,
     module_of,
+    words,
 )
 
 if TYPE_CHECKING:
@@ -91,57 +92,19 @@ def import_own(name: str) -> ModuleType | None:
     return importlib.import_module(name)
 
 
-_MADE_BY_PYTHON: Final = frozenset(
-    {
-        "__abstractmethods__",
-        "__annotate__",
-        "__annotate_func__",
-        "__annotations__",
-        "__annotations_cache__",
-        "__attrs_attrs__",
-        "__attrs_own_setattr__",
-        "__attrs_props__",
-        "__callable_proto_members_only__",
-        "__class_vars__",
-        "__classdictcell__",
-        "__dataclass_fields__",
-        "__dataclass_params__",
-        "__dict__",
-        "__doc__",
-        "__firstlineno__",
-        "__module__",
-        "__mutable_keys__",
-        "__non_callable_proto_members__",
-        "__orig_bases__",
-        "__parameters__",
-        "__private_attributes__",
-        "__protocol_attrs__",
-        "__pydantic_fields__",
-        "__qualname__",
-        "__readonly_keys__",
-        "__signature__",
-        "__slotnames__",
-        "__static_attributes__",
-        "__type_params__",
-        "__weakref__",
-        "_abc_impl",
-        "_is_protocol",
-        "_is_runtime_protocol",
-        "model_fields",
-    }
+_MADE_BY_PYTHON: Final = words(
+    """
+    __abstractmethods__ __annotate__ __annotate_func__ __annotations__ __annotations_cache__ __attrs_attrs__
+    __attrs_own_setattr__ __attrs_props__ __callable_proto_members_only__ __class_vars__ __classdictcell__
+    __dataclass_fields__ __dataclass_params__ __dict__ __doc__ __firstlineno__ __module__ __mutable_keys__
+    __non_callable_proto_members__ __orig_bases__ __parameters__ __private_attributes__ __protocol_attrs__
+    __pydantic_fields__ __qualname__ __readonly_keys__ __signature__ __slotnames__ __static_attributes__
+    __type_params__ __weakref__ _abc_impl _is_protocol _is_runtime_protocol model_fields
+    """
 )
 _FIELD: Final = (
-    "init",
-    "repr",
-    "hash",
-    "compare",
-    "eq",
-    "order",
-    "kw_only",
-    "alias",
-    "validator",
-    "converter",
-    "metadata",
+    *("init", "repr", "hash", "compare", "eq", "order", "kw_only"),
+    *("alias", "validator", "converter", "metadata"),
 )
 _FIELD_OF_ATTRS: Final = ("eq_key", "order_key", "on_setattr")
 _ADDED: Final = frozenset({"__getstate__", "__replace__", "__setstate__"})
@@ -291,7 +254,7 @@ def _cells_of(walker: Walker, function: FunctionType, info: CodeInfo, node: Node
             value = cell.cell_contents
         except ValueError:
             value = ABSENT
-        if chain[0] in info.written_only and type(value) in _PLAIN:
+        if chain[0] in info.uses.written_only and type(value) in _PLAIN:
             continue
         walker.watch.cell(cell)
         edge: Edge = ("missing",)
@@ -312,7 +275,7 @@ def _globals_of(walker: Walker, function: FunctionType, info: CodeInfo) -> Itera
         if name in OF_THE_MODULE:
             yield ("of the module", name)
             continue
-        if name in info.written_only and type(value) in _PLAIN:
+        if name in info.uses.written_only and type(value) in _PLAIN:
             continue
         if is_lazy(value):
             yield (".".join(chain), walker.lazy_import(value, chain[1:], namespace, name, f"{module}.{name}"))
@@ -414,8 +377,8 @@ def _only_written(cls: type) -> frozenset[str]:
     methods = [getattr(value, "__func__", value) for value in vars(cls).values()]
     methods += [value.fget for value in vars(cls).values() if isinstance(value, property)]
     infos = [code_info_of(each.__code__, each.__globals__) for each in methods if type(each) is FunctionType]
-    written = {name for each in infos for name in each.attributes_written}
-    attributes_read = {name for each in infos for name in each.attributes_read}
+    written = {name for each in infos for name in each.uses.attributes_written}
+    attributes_read = {name for each in infos for name in each.uses.attributes_read}
     return frozenset(name for name in written - attributes_read if type(vars(cls).get(name)) in _PLAIN)
 
 

@@ -57,6 +57,7 @@ __all__ = [
     "note_arrival",
     "qualified_name",
     "site_folder",
+    "words",
 ]
 
 
@@ -101,6 +102,11 @@ def module_name(module: object) -> str:
     if not isinstance(module, str):  # as of a module that somebody has renamed
         return ""
     return main_name() if module in MAIN_MODULES else module
+
+
+def words(text: str) -> frozenset[str]:
+    """Return the set of the words in a text."""
+    return frozenset(text.split())
 
 
 def is_in(module: str, names: Collection[str]) -> bool:

@@ -28,7 +28,6 @@ from .canonical import Raised, error_text
 from .graph import ABSENT, Edge, Node, Table, Watch, is_empty, is_frozen
 from .hashing import Encoder, digest
 from .libraries import distributions_of
-from .library_objects import options_of
 from .members import (
     COPIED_BY_WRAPS,
     OF_THE_MODULE,
@@ -51,6 +50,7 @@ from .names import (
     module_of,
     qualified_name,
 )
+from .objects import options_of
 
 __all__ = [
     "Walker",
@@ -99,16 +99,20 @@ def classes_in(value: object) -> tuple[list[type], list[str]]:
 
 _DEEPEST: Final = 3
 _MOST: Final = 1000
-_CODE: Final = FunctionType | MethodType | type
-_AROUND_CODE: Final = (
-    classmethod
-    | functools.cached_property
-    | functools.partial
-    | functools.partialmethod
-    | functools.singledispatchmethod
-    | property
-    | staticmethod
-)
+# Wrappers of functions, with the attributes that hold what they wrap.
+_AROUND: Final[dict[type, tuple[str, ...]]] = {
+    MethodType: ("__func__", "__self__"),
+    classmethod: ("__func__",),
+    contextlib._AsyncGeneratorContextManager: ("func", "args", "kwds"),  # noqa: SLF001 - the public bases lack these
+    contextlib._GeneratorContextManager: ("func", "args", "kwds"),  # noqa: SLF001
+    functools.cached_property: ("func",),
+    functools.partial: ("func", "args", "keywords"),
+    functools.partialmethod: ("func", "args", "keywords"),
+    functools.singledispatchmethod: ("func", "dispatcher"),
+    property: ("fget", "fset", "fdel"),
+    staticmethod: ("__func__",),
+}
+_CODE: Final = (FunctionType, type, *_AROUND)
 
 
 def wrapped_in(value: Any) -> Any:
@@ -170,7 +174,7 @@ def leads_to_own_code(value: Any, depth: int = _DEEPEST) -> bool:
     kind = type(value)
     if isinstance(value, type):
         return is_own_class(value)
-    if isinstance(value, _CODE | _AROUND_CODE) or is_own_class(kind) or wrapped_in(value) is not ABSENT:
+    if isinstance(value, _CODE) or is_own_class(kind) or wrapped_in(value) is not ABSENT:
         return True
     if kind is tuple:
         return depth > 0 and any(leads_to_own_code(inner, depth - 1) for inner in value[:_MOST])
@@ -228,19 +232,6 @@ def _order(key: object) -> bytes:
 
 _MembersOf = Callable[["Walker", Any, Node], Edge]
 
-# Wrappers of functions, with the attributes that hold what they wrap.
-_AROUND: Final[dict[type, tuple[str, ...]]] = {
-    MethodType: ("__func__", "__self__"),
-    classmethod: ("__func__",),
-    contextlib._AsyncGeneratorContextManager: ("func", "args", "kwds"),  # noqa: SLF001 - the public bases lack these
-    contextlib._GeneratorContextManager: ("func", "args", "kwds"),  # noqa: SLF001
-    functools.cached_property: ("func",),
-    functools.partial: ("func", "args", "keywords"),
-    functools.partialmethod: ("func", "args", "keywords"),
-    functools.singledispatchmethod: ("func", "dispatcher"),
-    property: ("fget", "fset", "fdel"),
-    staticmethod: ("__func__",),
-}
 _TYPE_ALIAS: Final = getattr(typing, "TypeAliasType", None)  # of Python 3.12
 _LRU_CACHE: Final = type(functools.lru_cache(len))
 
@@ -303,7 +294,7 @@ class Walker:
     def _walk_attributes_read(self) -> None:
         """Walk to the attributes in `if_read` whose names some code reads."""
         infos = [node.info for node in self.nodes if node.info is not None]
-        attributes_read = frozenset(name for each in infos for name in each.attributes_read)
+        attributes_read = frozenset(name for each in infos for name in each.uses.attributes_read)
         for node, names in self.if_read.items():
             owner: Any = node.origin
             for name in sorted(names & attributes_read):

@@ -3,125 +3,116 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import secrets
-import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from importlib.resources import files
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+import psutil
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from .._errors import BencherJobError, UntrustedCache
-from .._explain import code_changes, distribution_changes
+from .._explain import differences
+from .._processes import Process
 from .._query import Order
-from .._record import code_label
-from .._stores import StoreBusy, StoreMissing, export, shared_figures
+from .._record import FunctionInfo, code_label
+from .._stores import (
+    Leases,
+    LeasesUnavailable,
+    Store,
+    StoreBusy,
+    StoreMissing,
+    export,
+    look_into,
+    open_existing,
+    shared_figures,
+    stores_in,
+)
 from .._text import arguments_text, is_writable
 from .._views.summaries import common_fields, without_fields
 from .entry import entry_of, failed_of, file_answer
-from .listing import MOST_COLUMNS, FilterError, JsonResponse, TableQuery
-from .stores import Stores
-from .summaries import csv_lines, groups_of, running_jobs
+from .listing import ALL, MOST_COLUMNS, FilterError, JsonResponse, Listing, TableQuery
 
-__all__ = ["Archives", "Changed", "chosen_keys", "make_app", "remove"]
-
-
-MOST_ARCHIVES: Final = 4
-"""Maximum number of archives that wait for their download; the oldest is removed for a new one."""
+__all__ = ["Stores", "make_app"]
 
 
 class Changed(BencherJobError):
     """The entries have changed since the user confirmed an action on them."""
 
 
-def chosen_keys(stores: Stores, name: str, given: Mapping[str, Any], query: TableQuery | None) -> list[str]:
-    """Return the keys that a request names, or those of its query if they are still as many as it says.
+class Stores:
+    """All stores of one directory, opened read-only when they are asked for.
 
-    Raises:
-        Changed: when their number has changed.
-        StoreFailure: when the store can't be read.
+    Attributes:
+        directory: the cache directory, or the folder of one store; it may not exist yet.
+        trusted: whether to show stores that another user owns or can write to.
+        unpickles: whether to unpickle values that can't be shown otherwise.
+        read_only: whether the page changes nothing.
     """
-    if query is None:
-        return [str(key) for key in given["keys"]]
-    shown = stores.get(name)
-    keys = shown.listing.keys(query, shown.stamp())
-    if len(keys) != given.get("count"):
-        raise Changed(
-            f"There are {len(keys):,} entries now, and you were asked about {given.get('count'):,}."
-        )
-    return keys
 
-
-def remove(stores: Stores, name: str, keys: Sequence[str]) -> int:
-    """Remove the entries of some keys, with their files. Return how many there were.
-
-    Raises:
-        StoreFailure: when the store can't be written.
-    """
-    with stores.to_change(name) as store:
-        return store.remove(keys, "cleared")
-
-
-def remove_failed(stores: Stores, name: str, keys: Collection[str]) -> int:
-    """Remove the failed jobs of some keys, unless they have succeeded since. Return how many there were.
-
-    Raises:
-        StoreFailure: when the store can't be written.
-    """
-    with stores.to_change(name) as store:
-        still = [each.record.key for each in store.history.failures() if each.record.key in keys]
-        store.remove(still)
-        return len(still)
-
-
-@dataclass(frozen=True, slots=True)
-class _Archive:
-    path: Path
-    name: str
-
-
-class Archives:
-    """Archives that wait for their download, in a folder that only their owner can read."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="bencher_job-")
-        self._waiting: dict[str, _Archive] = {}
+    def __init__(
+        self, directory: Path, *, trusted: bool = False, unpickles: bool = False, read_only: bool = False
+    ) -> None:
+        self.directory = directory
+        self.read_only = read_only
+        self.trusted = trusted
+        self.unpickles = unpickles
+        self._open: dict[str, Listing] = {}
         self._lock = threading.Lock()
 
-    def make(self, stores: Stores, name: str, keys: Sequence[str], label: str) -> tuple[str, int]:
-        """Write an archive of the entries of some keys. Return its ticket and its number of entries.
+    def names(self) -> list[str]:
+        """Return the names of all existing stores.
 
         Raises:
-            StoreFailure: when the store can't be read, or the archive can't be written.
+            StoreFailure: when the directory can't be read.
         """
-        ticket = secrets.token_urlsafe(12)
-        path = Path(self._folder.name, ticket)
-        count = export(stores.get(name).store, path, keys=keys)
-        with self._lock:
-            self._waiting[ticket] = _Archive(path, f"{label}.tar")
-            while len(self._waiting) > MOST_ARCHIVES:
-                self._waiting.pop(next(iter(self._waiting))).path.unlink(missing_ok=True)
-        return ticket, count
+        try:
+            return [path.name for path in stores_in(self.directory)]
+        except StoreMissing:
+            return []
 
-    def get(self, ticket: str) -> tuple[Path, str] | None:
-        """Return the path of an archive and its download name, or None if it was removed."""
+    def get(self, name: str) -> Listing:
+        """Return the listing of the store with a name.
+
+        Raises:
+            StoreMissing: when there is none.
+            StoreFailure: when it can't be read.
+            UntrustedCache: when another user owns it or can write to it, and it is not trusted.
+        """
+        path = self._path(name)
         with self._lock:
-            archive = self._waiting.get(ticket)
-        return None if archive is None else (archive.path, archive.name)
+            listing = self._open.get(name)
+            if listing is None:
+                store = look_into(path, trusted=self.trusted)
+                listing = self._open[name] = Listing(store, unpickles=self.unpickles)
+        return listing
+
+    def _path(self, name: str) -> Path:
+        for path in stores_in(self.directory):
+            if path.name == name:
+                return path
+        raise StoreMissing(f"{self.directory} holds no cache of the name {name!r} any more.")
+
+    def to_change(self, name: str) -> closing[Store]:
+        """Open the store with a name for a change, as `get` does."""
+        return closing(open_existing(self._path(name), trusted=self.trusted))
 
     def close(self) -> None:
-        """Remove all archives."""
-        self._folder.cleanup()
+        """Close all stores."""
+        for listing in self._open.values():
+            listing.store.close()
 
 
 THREADS: Final = 4
@@ -132,13 +123,7 @@ LARGEST_PAGE: Final = 500
 LONGEST_TEXT: Final = 3_000
 """Maximum length of a search or a filter in characters: SQLite's limit for a pattern, with escapes, is 50,000 bytes."""
 
-_STATIC: Final = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-    ".txt": "text/plain",
-}
+_STATIC: Final = Path(__file__).parent / "static"
 _STATUS: Final[dict[type[Exception], int]] = {
     StoreMissing: 404,
     UntrustedCache: 403,
@@ -155,22 +140,9 @@ class _App:
     def __init__(self, stores: Stores, page_token: str) -> None:
         self._stores = stores
         self._page_token = page_token
-        self._archives = Archives()
-        static = files(__package__).joinpath("static")
-        self._static = {
-            prefix + entry.name: (entry.read_bytes(), _STATIC[entry.name[entry.name.rindex(".") :]])
-            for prefix, folder in (("", static), ("vendor/", static / "vendor"))
-            for entry in folder.iterdir()
-            if "." in entry.name
-        }
 
-    def page(self, request: Request) -> Response:
-        name = request.path_params.get("name", "index.html")
-        if name not in self._static:
-            return Response("There is no such file.", 404, media_type="text/plain")
-        content, kind = self._static[name]
-        kept = {"cache-control": "private, max-age=3600"} if name.startswith("vendor/") else None
-        return Response(content, media_type=kind, headers=kept)
+    def page(self, _: Request) -> Response:
+        return FileResponse(_STATIC / "index.html")
 
     def session(self, _: Request) -> Response:
         stores = self._stores
@@ -200,133 +172,92 @@ class _App:
         stores: list[dict[str, Any]] = []
         for name in self._stores.names():
             try:
-                shown = self._stores.get(name)
-                functions = [
-                    {
-                        "name": each.name,
-                        "entries": each.entries,
-                        "failed": each.failed,
-                        "versions": [
-                            {
-                                "label": version.label,
-                                "entries": version.entries,
-                                "since": version.first_seen.timestamp(),
-                                "commit": version.commit,
-                                "is_latest": version[:2] in each.latest(),
-                            }
-                            for version in each.versions
-                        ],
-                        "size": each.size,
-                        "hits": each.hits,
-                        "saved": each.seconds_saved,
-                        "seconds": each.seconds,
-                        "used": each.last_used.timestamp(),
-                    }
-                    for each in shown.listing.functions(shown.stamp())
-                ]
+                listing = self._stores.get(name)
+                functions = [_figures_of(listing, each) for each in listing.functions()]
             except BencherJobError as error:
                 stores.append({"name": name, "functions": [], "running": [], "error": str(error)})
             else:
-                running = running_jobs(shown.store.leases)
-                shared = [str(each) for each in shared_figures(shown.store)]
+                running = running_jobs(listing.store.leases)
+                shared = [str(each) for each in shared_figures(listing.store)]
                 stores.append({"name": name, "functions": functions, "running": running, "shared": shared})
         return JsonResponse({"stores": stores, "stamp": stamp})
 
     def columns(self, request: Request) -> Response:
         asked = request.query_params
-        shown = self._stores.get(asked["store"])
-        return JsonResponse({"columns": shown.listing.columns(asked["function"], shown.stamp())})
+        return JsonResponse({"columns": self._stores.get(asked["store"]).columns(asked["function"])})
 
     def rows(self, request: Request) -> Response:
         asked = request.query_params
-        shown = self._stores.get(asked["store"])
-        stamp = shown.stamp()
-        keys = shown.listing.keys(_query(asked), stamp)
+        listing, keys = self._found(asked)
         size = min(max(_whole(asked, "size", 50), 1), LARGEST_PAGE)
         first = min(max(_whole(asked, "first", 0), 0), max(len(keys) - 1, 0) // size * size)
-        columns = [each["id"] for each in shown.listing.columns(asked["function"], stamp)]
-        page = shown.listing.page(keys[first : first + size], columns)
-        return JsonResponse(
-            {
-                "total": len(keys),
-                "first": first,
-                "columns": shown.listing.columns(asked["function"], stamp),
-                "rows": page,
-            }
-        )
+        columns = listing.columns(asked["function"])
+        page = listing.page(keys[first : first + size], [each["id"] for each in columns])
+        return JsonResponse({"total": len(keys), "first": first, "columns": columns, "rows": page})
+
+    def _found(self, asked: Mapping[str, Any]) -> tuple[Listing, list[str]]:
+        """Return the listing of the store that is asked for, and the keys of the entries."""
+        listing = self._stores.get(asked["store"])
+        return listing, listing.keys(_query(asked))
 
     def points(self, request: Request) -> Response:
         asked = request.query_params
-        shown = self._stores.get(asked["store"])
-        keys = shown.listing.keys(_query(asked), shown.stamp())
+        listing, keys = self._found(asked)
         columns = [asked["x"], asked["y"], *(asked[name] for name in ("color", "facet") if asked.get(name))]
-        return JsonResponse(shown.listing.points(keys, columns))
+        return JsonResponse(listing.points(keys, columns))
 
     def groups(self, request: Request) -> Response:
         asked = request.query_params
-        shown = self._stores.get(asked["store"])
-        keys = shown.listing.keys(_query(asked), shown.stamp())
+        listing, keys = self._found(asked)
         by = [str(name) for name in json.loads(asked["by"])][:MOST_COLUMNS]
-        return JsonResponse(groups_of(shown.listing, keys, by, asked["value"]))
+        return JsonResponse(listing.groups(keys, by, asked["value"]))
 
     def csv(self, request: Request) -> Response:
         asked = request.query_params
-        shown = self._stores.get(asked["store"])
-        stamp = shown.stamp()
-        keys = shown.listing.keys(_query(asked), stamp)
-        columns = ["key", *(each["id"] for each in shown.listing.columns(asked["function"], stamp))]
-        headers = {
-            "content-disposition": f'attachment; filename="{_file_name(asked["function"], "entries")}.csv"'
-        }
-        lines = csv_lines(shown.listing, keys, columns)
+        listing, keys = self._found(asked)
+        columns = ["key", *(each["id"] for each in listing.columns(asked["function"]))]
+        name = re.sub(r"[^a-zA-Z0-9_.-]+", "_", asked["function"]).strip("._") or "entries"
+        headers = {"content-disposition": f'attachment; filename="{name}.csv"'}
+        lines = listing.csv(keys, columns)
         return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
     def changes(self, request: Request) -> Response:
         """Return how code and library versions differ between two entries."""
         asked = request.query_params
-        store = self._stores.get(asked["store"]).store
-        infos = store.history.infos([asked["key"], asked["other"]])
+        history = self._stores.get(asked["store"]).store.history
         versions = [
             version
-            for info in infos
-            for version in store.history.versions(info.record.function)
+            for info in history.infos([asked["key"], asked["other"]])
+            for version in history.versions(info.record.function)
             if (version.fingerprint, version.version) == (info.record.fingerprint, info.record.version)
         ]
         if len(versions) != 2:
-            return JsonResponse(
-                {"error": "The code of one of them is not known: its key was given, or it is gone."}, 404
-            )
-        before, now = versions
+            return _missing("The code of one of them is not known: its key was given, or it is gone.")
+        found = differences(*versions)
         return JsonResponse(
             {
-                "code": [[each.name, each.kind, each.diff] for each in code_changes(before, now)],
-                "libraries": distribution_changes(before, now),
+                "code": [[each.name, each.kind, each.diff] for each in found.code_changed],
+                "libraries": found.distributions_changed,
             }
         )
 
     def entry(self, request: Request) -> Response:
         asked = request.query_params
-        shown = self._stores.get(asked["store"])
-        infos = shown.store.history.infos([asked["key"]])
-        if not infos:
-            return JsonResponse(
-                {"error": "The entry is gone: it was cleared, replaced, evicted or expired."}, 404
-            )
-        return JsonResponse(entry_of(shown.store, infos[0], unpickles=self._stores.unpickles))
+        store = self._stores.get(asked["store"]).store
+        for info in store.history.infos([asked["key"]]):
+            return JsonResponse(entry_of(store, info, unpickles=self._stores.unpickles))
+        return _missing("The entry is gone: it was cleared, replaced, evicted or expired.")
 
     def failed(self, request: Request) -> Response:
         """List failed jobs without their tracebacks, or return one with all that is known."""
         asked = request.query_params
-        shown = self._stores.get(asked["store"])
-        stamp = shown.stamp()
+        listing = self._stores.get(asked["store"])
         if "key" in asked:
-            for each in shown.store.history.failures():
+            for each in listing.store.history.failures():
                 if each.record.key == asked["key"]:
                     return JsonResponse(failed_of(each))
-            return JsonResponse(
-                {"error": "It is no failed job any more: it has succeeded, or was cleared."}, 404
-            )
-        found = shown.listing.failed(asked["function"], asked.get("code", ""), stamp)
+            return _missing("It is not a failed job any more: it has succeeded, or was cleared.")
+        found = listing.failed(asked["function"], asked.get("code", ""))
         same = common_fields([each.record.arguments for each in found])
         jobs = [
             {
@@ -339,10 +270,7 @@ class _App:
             }
             for each in found
         ]
-        failed = next(
-            (each.failed for each in shown.listing.functions(stamp) if each.name == asked["function"]), 0
-        )
-        return JsonResponse({"jobs": jobs, "hidden": failed - len(jobs)})
+        return JsonResponse({"jobs": jobs, "hidden": len(listing.failed(asked["function"], ALL)) - len(jobs)})
 
     def media(self, request: Request) -> Response:
         asked = request.path_params
@@ -359,73 +287,137 @@ class _App:
         return answer or Response("There is no such file.", 404, media_type="text/plain")
 
     def clear(self, given: dict[str, Any]) -> Response:
+        name = str(given["store"])
         if given.get("failed"):
             named = {str(key) for key in given["keys"]}
-            return JsonResponse({"removed": remove_failed(self._stores, str(given["store"]), named)})
-        keys = chosen_keys(self._stores, str(given["store"]), given, _query_of(given))
-        return JsonResponse({"removed": remove(self._stores, str(given["store"]), keys)})
+            with self._stores.to_change(name) as store:
+                keys = [each.record.key for each in store.history.failures() if each.record.key in named]
+                store.remove(keys)
+                return JsonResponse({"removed": len(keys)})
+        keys = self._chosen(given)
+        with self._stores.to_change(name) as store:
+            return JsonResponse({"removed": store.remove(keys, "cleared")})
 
     def export(self, given: dict[str, Any]) -> Response:
-        name = str(given["store"])
-        keys = chosen_keys(self._stores, name, given, _query_of(given))
-        label = _file_name(str(given.get("label", "")), name)
-        ticket, count = self._archives.make(self._stores, name, keys, label)
-        return JsonResponse({"ticket": ticket, "count": count, "asked": len(keys)})
+        """Return an archive of the chosen entries, with their number in a header."""
+        keys = self._chosen(given)
+        folder = TemporaryDirectory(prefix="bencher_job-")
+        path = Path(folder.name, "archive.tar")
+        count = export(self._stores.get(str(given["store"])).store, path, keys=keys)
+        headers = {"x-entries": str(count)}
+        return FileResponse(
+            path, media_type="application/x-tar", headers=headers, background=BackgroundTask(folder.cleanup)
+        )
 
-    def archive(self, request: Request) -> Response:
-        found = self._archives.get(request.path_params["ticket"])
-        if found is None:
-            return Response("This archive is no longer here. Export again.", 404, media_type="text/plain")
-        path, name = found
-        return FileResponse(path, filename=name, media_type="application/x-tar")
+    def _chosen(self, given: dict[str, Any]) -> list[str]:
+        """Return the keys that a change names, or those of its query if they are still as many as it says.
 
-    def close(self) -> None:
-        self._archives.close()
-        self._stores.close()
-
-
-def _file_name(text: str, default: str) -> str:
-    return re.sub(r"[^a-zA-Z0-9_.-]+", "_", text).strip("._") or default
-
-
-def _query(asked: QueryParams) -> TableQuery:
-    given: dict[str, Any] = dict(asked)
-    return _as_query(given | {"filters": json.loads(given.get("filters") or "{}")})
-
-
-def _query_of(given: dict[str, Any]) -> TableQuery | None:
-    """Parse the query of a change, or return None if it names keys."""
-    return None if "keys" in given else _as_query(given)
+        Raises:
+            Changed: when their number has changed.
+        """
+        if "keys" in given:
+            return [str(key) for key in given["keys"]]
+        _, keys = self._found({**given, "store": str(given["store"])})
+        if len(keys) != given.get("count"):
+            raise Changed(
+                f"There are {len(keys):,} entries now, and you were asked about {given.get('count'):,}."
+            )
+        return keys
 
 
-def _as_query(given: dict[str, Any]) -> TableQuery:
-    filters = given.get("filters", {})
+def _missing(text: str) -> Response:
+    return JsonResponse({"error": text}, 404)
+
+
+def _figures_of(listing: Listing, function: FunctionInfo) -> dict[str, Any]:
+    """Return the figures of a function; the numbers of failed jobs are by the code that is chosen."""
+    latest = function.latest()
+    failed: dict[str, int] = {}
+    if function.failed:
+        records = [each.record for each in listing.failed(function.name, ALL)]
+        failed = {"": len(listing.failed(function.name)), ALL: len(records)}
+        failed |= Counter(code_label(each.fingerprint, each.version) for each in records)
+    return {
+        "name": function.name,
+        "entries": function.entries,
+        "failed": failed,
+        "versions": [
+            {
+                "label": version.label,
+                "entries": version.entries,
+                "since": version.first_seen.timestamp(),
+                "commit": version.commit,
+                "is_latest": version[:2] in latest,
+            }
+            for version in function.versions
+        ],
+        "size": function.size,
+        "hits": function.hits,
+        "saved": function.seconds_saved,
+        "seconds": function.seconds,
+        "used": function.last_used.timestamp(),
+    }
+
+
+MOST_RUNNING: Final = 200
+
+
+def running_jobs(leases: Leases) -> list[dict[str, Any]]:
+    """Return what runs now: `key`, `function`, `call`, `host`, `pid`, `since`, and the `program` of this machine."""
+    try:
+        running = leases.running()[:MOST_RUNNING]
+    except LeasesUnavailable:  # nobody has computed here, or the database is locked for a moment
+        return []
+    programs = {process: _program(process) for process in {job.process for job in running}}
+    return [
+        {
+            "key": job.key,
+            "function": job.function,
+            "call": arguments_text(job.arguments),
+            "host": job.process.host,
+            "pid": job.process.pid,
+            "since": job.since,
+            "program": programs[job.process],
+        }
+        for job in running
+    ]
+
+
+def _program(process: Process) -> str:
+    """Return the name of the script or module that a process of this machine runs, without its arguments."""
+    if process.host != os.uname().nodename:
+        return ""
+    try:
+        words = psutil.Process(process.pid).cmdline()[1:]
+    except psutil.Error:
+        return ""
+    if words[:1] == ["-m"]:
+        return " ".join(words[:2])
+    return (
+        ""
+        if words[:1] == ["-c"]
+        else next((Path(word).name for word in words if not word.startswith("-")), "")
+    )
+
+
+def _query(given: Mapping[str, Any]) -> TableQuery:
+    """Parse what is asked for in an address, where the filters are JSON, or in the body of a change."""
+    filters = given.get("filters") or {}
+    filters = json.loads(filters) if isinstance(filters, str) else filters
     if not isinstance(filters, dict):
         raise TypeError("filters are an object of columns and what is typed into their heads")
     filters = {str(name): str(text) for name, text in filters.items() if str(text).strip()}
-    texts = (
-        str(given.get("search", "")),
-        str(given["function"]),
-        str(given.get("sort")),
-        *filters,
-        *filters.values(),
-    )
-    for text in texts:
+    function, search = str(given["function"]), str(given.get("search", "")).strip()
+    sort = str(given.get("sort") or "-created")
+    for text in (search, function, sort, *filters, *filters.values()):
         if len(text) > LONGEST_TEXT:
             raise FilterError(
                 f"A search or a filter has at most {LONGEST_TEXT:,} characters, and this one has {len(text):,}."
             )
         if not is_writable(text):
-            raise FilterError(f"{text!a} is no text that can be looked for: it has half of a surrogate pair.")
-    sort = str(given.get("sort") or "-created")
+            raise FilterError(f"{text!a} can't be looked for: it has half of a surrogate pair.")
     order = Order(sort.removeprefix("-"), sort.startswith("-"))
-    return TableQuery(
-        str(given["function"]),
-        tuple(sorted(filters.items())),
-        str(given.get("search", "")).strip(),
-        order,
-        str(given.get("code", "")),
-    )
+    return TableQuery(function, tuple(sorted(filters.items())), search, order, str(given.get("code", "")))
 
 
 def _whole(asked: QueryParams, name: str, default: int) -> int:
@@ -462,25 +454,18 @@ def make_app(stores: Stores, page_token: str) -> Starlette:
 
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
         yield
-        app.close()
+        stores.close()
 
+    looks = (
+        *(app.session, app.stamp, app.overview, app.columns, app.rows, app.points, app.groups, app.csv),
+        *(app.changes, app.entry, app.failed),
+    )
+    changes = (app.export,) if stores.read_only else (app.clear, app.export)
     routes = [
         Route("/", app.page),
-        Route("/static/{name:path}", app.page),
-        Route("/api/session", app.session),
-        Route("/api/stamp", app.stamp),
-        Route("/api/overview", app.overview),
-        Route("/api/columns", app.columns),
-        Route("/api/rows", app.rows),
-        Route("/api/points", app.points),
-        Route("/api/groups", app.groups),
-        Route("/api/csv", app.csv),
-        Route("/api/changes", app.changes),
-        Route("/api/entry", app.entry),
-        Route("/api/failed", app.failed),
-        *([] if stores.read_only else [Route("/api/clear", _changing(app.clear), methods=["POST"])]),
-        Route("/api/export", _changing(app.export), methods=["POST"]),
-        Route("/archives/{ticket}", app.archive),
+        Mount("/static", StaticFiles(directory=_STATIC)),
+        *(Route(f"/api/{look.__name__}", look) for look in looks),
+        *(Route(f"/api/{change.__name__}", _changing(change), methods=["POST"]) for change in changes),
         Route("/media/{store}/{key}/{path:path}", app.media),
     ]
     failures: dict[Any, Any] = dict.fromkeys(_STATUS, _failed)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from starlette.responses import FileResponse, Response
 
-from .._names import ForeignName, NameOf, path_of
+from .._folders import ForeignName, NameOf, path_of
 from .._query import EntryInfo
 from .._record import FailedJob, Record
 from .._stores import Found, Hit, Store
@@ -29,34 +29,15 @@ LOOKED_AT: Final = 4096
 """Number of bytes at the beginning of a file from which its type is guessed if the name doesn't tell it."""
 
 _TYPES: Final = {
-    "image": {
-        ".avif": "image/avif",
-        ".bmp": "image/bmp",
-        ".gif": "image/gif",
-        ".jpeg": "image/jpeg",
-        ".jpg": "image/jpeg",
-        ".png": "image/png",
-        ".svg": "image/svg+xml",
-        ".webp": "image/webp",
-    },
-    "video": {".m4v": "video/mp4", ".mp4": "video/mp4", ".ogv": "video/ogg", ".webm": "video/webm"},
-    "audio": {
-        ".flac": "audio/flac",
-        ".m4a": "audio/mp4",
-        ".mp3": "audio/mpeg",
-        ".ogg": "audio/ogg",
-        ".wav": "audio/wav",
-    },
-    "text": dict.fromkeys(
-        (
-            *(".cfg", ".css", ".csv", ".htm", ".html", ".ini", ".js", ".json", ".jsonl", ".log", ".md", ".py", ".rst"),
-            *(".sh", ".tex", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"),
-        ),
-        "text/plain; charset=utf-8",
-    ),
+    ".avif": "image/avif", ".bmp": "image/bmp", ".gif": "image/gif", ".jpeg": "image/jpeg", ".jpg": "image/jpeg",
+    ".png": "image/png", ".svg": "image/svg+xml", ".webp": "image/webp",
+    ".m4v": "video/mp4", ".mp4": "video/mp4", ".ogv": "video/ogg", ".webm": "video/webm",
+    ".flac": "audio/flac", ".m4a": "audio/mp4", ".mp3": "audio/mpeg", ".ogg": "audio/ogg", ".wav": "audio/wav",
 }  # fmt: skip
-"""Types by file extension. HTML is shown as source, and SVG as an image, where its scripts don't run."""
+"""Types by file extension. SVG is shown as an image, where its scripts don't run. What reads as text is shown as such,
+so HTML is shown as source."""
 
+_KINDS: Final = ("image", "video", "audio", "text", "other")
 _BEGINNINGS: Final = (
     (0, b"\x89PNG\r\n\x1a\n", ".png"),
     (0, b"\xff\xd8\xff", ".jpg"),
@@ -68,7 +49,6 @@ _BEGINNINGS: Final = (
     (0, b"OggS", ".ogg"),
 )
 
-_OTHER: Final = "other", "application/octet-stream"
 _ALONE: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 """The content security policy of a file opened in its own tab: no scripts, no requests, no origin."""
 
@@ -84,8 +64,7 @@ def files_of(store: Path, media: str) -> list[dict[str, Any]]:
         )
         if len(files) == MOST_FILES:
             break
-    kinds = [*_TYPES, _OTHER[0]]
-    return sorted(files, key=lambda file: kinds.index(str(file["kind"])))
+    return sorted(files, key=lambda file: _KINDS.index(str(file["kind"])))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -99,16 +78,13 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _type_of(path: Path) -> tuple[str, str]:
     """Return the kind and content type of a file, from its name or its first bytes."""
-    ending = path.suffix.lower()
-    for kind, types in _TYPES.items():
-        if ending in types:
-            return kind, types[ending]
     with path.open("rb") as file:
         head = file.read(LOOKED_AT)
-    for start, mark, like in _BEGINNINGS:
-        if head[start:].startswith(mark):
-            return _type_of(Path("x" + like))
-    return ("text", _TYPES["text"][".txt"]) if _is_text(head) else _OTHER
+    marked = (ending for start, mark, ending in _BEGINNINGS if head[start:].startswith(mark))
+    found = _TYPES.get(path.suffix.lower()) or _TYPES.get(next(marked, ""))
+    if found is not None:
+        return found.partition("/")[0], found
+    return ("text", "text/plain; charset=utf-8") if _is_text(head) else ("other", "application/octet-stream")
 
 
 def _is_text(head: bytes) -> bool:

@@ -5,23 +5,25 @@ query -> keys in order, cached until the store changes -> one page of rows
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 import math
 import re
+import statistics
 import threading
-from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from starlette.responses import Response
 
+from .._fields import of_configs
 from .._query import (
     ARGUMENTS,
     LATEST_FIRST,
-    REPEAT,
     ArgumentColumn,
     Condition,
     Operator,
@@ -30,18 +32,16 @@ from .._query import (
     cell_of,
     in_order,
 )
-from .._record import FailedJob, FunctionInfo, Selection, code_label, short_form
+from .._record import FailedJob, FunctionInfo, Selection, short_form
 from .._stores import Hit, Store
 from .._views.pickles import Unreadable, read_pickle
 from .._views.summaries import Cell, fields_of, has_named_parts
 from .._views.table import result_fields
 
 __all__ = [
-    "RESULTS",
     "FilterError",
     "JsonResponse",
     "Listing",
-    "Results",
     "TableQuery",
     "conditions_of",
     "to_browser",
@@ -98,6 +98,7 @@ MOST_FIELDS: Final = 40
 
 _log = logging.getLogger(__name__)
 _Fields = Mapping[str, Cell]
+_Made = TypeVar("_Made")
 
 
 class Results:
@@ -192,7 +193,7 @@ def conditions_of(column: str, text: str, now: datetime) -> list[Condition]:
     if dots and low and high:
         bounds = [_number(column, low), _number(column, high)]
         if None in bounds:
-            raise FilterError(f"{text!r} is no range. Write two numbers, as in 0.1..1.")
+            raise FilterError(f"{text!r} is not a range. Write two numbers, as in 0.1..1.")
         return [Condition(">=", bounds[0]), Condition("<=", bounds[1])]
     match = _COMPARISON.fullmatch(text)
     operator, rest = match.groups() if match else ("", text)
@@ -247,7 +248,7 @@ def _time_conditions(text: str, now: datetime) -> list[Condition]:
             raise FilterError(f"{text!r} lies before all time. Write an age, as in 2h.") from None
         return [Condition("<" if operator in {">", ">="} else ">=", moment.timestamp())]
     if operator == "!=" or not rest:
-        raise FilterError(f"{text!r} is no time. Write <, <=, > or >= before it, or nothing.")
+        raise FilterError(f"{text!r} is not a time. Write <, <=, > or >= before it, or nothing.")
     begin, end = _span(rest)
     return {
         "<": [Condition("<", begin)],
@@ -263,7 +264,7 @@ def _span(text: str) -> tuple[float, float]:
         begin = datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
         raise FilterError(
-            f"{text!r} is no time. Write a day, as in 2026-01-31, or an age, as in 2h."
+            f"{text!r} is not a time. Write a day, as in 2026-01-31, or an age, as in 2h."
         ) from None
     return begin, begin + (86400 if _DAY.fullmatch(text) else 1 if text.count(":") > 1 else 60)
 
@@ -274,13 +275,21 @@ RESULTS: Final = "results."
 ALL: Final = "all"
 """Stands for all versions of the code."""
 
-LISTS_KEPT: Final = 16
+MOST_ANSWERS: Final = 48
+"""Maximum number of lists of keys, columns and functions that are kept until the store changes."""
+
 SAMPLED: Final = 50
 """Number of latest entries, those that a table shows first, from which the columns of results are taken."""
 
 MOST_COLUMNS: Final = 60
 MOST_POINTS: Final = 20_000
 """Maximum number of entries in a plot."""
+
+LARGEST_AVERAGED: Final = 1e150
+"""Magnitude from which on the square of a number may overflow."""
+
+MOST_GROUPS: Final = 2_000
+ROWS_AT_ONCE: Final = 2_000
 
 _OF_RECORDS: Final = {
     "created": "time",
@@ -312,83 +321,82 @@ class TableQuery:
 
 
 class Listing:
-    """Lists the entries of one store for tables and plots."""
+    """Lists the entries of one store for tables and plots. Lists are kept until the store changes.
+
+    All methods raise a StoreFailure when the store can't be read.
+
+    Attributes:
+        store: the store, opened read-only.
+    """
 
     def __init__(self, store: Store, *, unpickles: bool) -> None:
-        self._store = store
+        self.store = store
         self._results = Results(store, unpickles=unpickles)
-        self._lists: OrderedDict[TableQuery, tuple[str, list[str]]] = OrderedDict()
-        self._columns: dict[str, tuple[str, list[dict[str, Any]]]] = {}
-        self._functions: tuple[str, list[FunctionInfo]] = "", []
+        self._kept: dict[object, Any] = {}
+        self._stamp = ""
         self._lock = threading.Lock()
 
-    def keys(self, query: TableQuery, stamp: str) -> list[str]:
-        """Return the keys of all rows of a query, as of a stamp of the store or later.
+    def stamp(self) -> str:
+        """Return a text that differs after any change in the store. Reads no database."""
+        return self.store.history.stamp()
+
+    def _once(self, what: Hashable, make: Callable[[], _Made]) -> _Made:
+        """Return what was made before, unless the store has changed since."""
+        stamp = self.stamp()
+        with self._lock:
+            if stamp != self._stamp:
+                self._stamp, self._kept = stamp, {}
+            kept = self._kept
+        if what not in kept:
+            made = make()
+            with self._lock:
+                while len(kept) >= MOST_ANSWERS:
+                    kept.pop(next(iter(kept)))
+                kept[what] = made
+            return made
+        found: _Made = kept[what]
+        return found
+
+    def keys(self, query: TableQuery) -> list[str]:
+        """Return the keys of all rows of a query.
 
         Raises:
             FilterError: when a filter is invalid.
-            StoreFailure: when the store can't be read.
         """
-        is_lasting = not any(
-            name == "created" for name, _ in query.filters
-        )  # an age is another one a moment later
-        with self._lock:
-            kept = self._lists.get(query)
-        if kept is not None and kept[0] == stamp and is_lasting:
-            return kept[1]
-        found = self._find(query, stamp)
-        with self._lock:
-            self._lists[query] = stamp, found
-            self._lists.move_to_end(query)
-            while len(self._lists) > LISTS_KEPT:
-                self._lists.popitem(last=False)
-        return found
+        if any(name == "created" for name, _ in query.filters):  # an age is another one a moment later
+            return self._find(query)
+        return self._once(query, lambda: self._find(query))
 
-    def functions(self, stamp: str) -> list[FunctionInfo]:
-        """Return the figures of all functions, as of a stamp of the store or later.
+    def functions(self) -> list[FunctionInfo]:
+        """Return the figures of all functions."""
+        return self._once("functions", self.store.functions)
 
-        Raises:
-            StoreFailure: when the store can't be read.
-        """
-        if self._functions[0] != stamp:
-            self._functions = stamp, self._store.functions()
-        return self._functions[1]
-
-    def versions(
-        self, function: str, code: str, stamp: str, failed: Sequence[FailedJob] = ()
+    def _versions(
+        self, function: str, code: str, failed: Sequence[FailedJob] = ()
     ) -> Collection[tuple[str, str]] | None:
         """Return the chosen versions of a function's code, for a query."""
         if code == ALL:
             return None
-        for each in self.functions(stamp):
+        for each in self.functions():
             if each.name == function:
                 named = {version[:2] for version in each.versions if version.label == code}
                 return named if code else each.latest(failed)
         return ()
 
-    def failed(self, function: str, code: str, stamp: str) -> list[FailedJob]:
-        """Return the failed jobs of a function and version of its code, the latest first.
-
-        Raises:
-            StoreFailure: when the store can't be read.
-        """
-        failed = self._store.history.failures(Selection(function=function))
-        selection = Selection(versions=self.versions(function, code, stamp, failed))
+    def failed(self, function: str, code: str = "") -> list[FailedJob]:
+        """Return the failed jobs of a function and version of its code, the latest first."""
+        failed = self.store.history.failures(Selection(function=function))
+        selection = Selection(versions=self._versions(function, code, failed))
         return [each for each in failed if selection.matches(each.record)]
 
-    def _find(self, query: TableQuery, stamp: str) -> list[str]:
+    def _find(self, query: TableQuery) -> list[str]:
         now = datetime.now().astimezone()
         conditions = [
             (name, condition) for name, text in query.filters for condition in conditions_of(name, text, now)
         ]
-        found = self._store.history.find(
-            Query(
-                query.function,
-                tuple(conditions),
-                query.search,
-                query.order,
-                self.versions(query.function, query.code, stamp),
-            )
+        versions = self._versions(query.function, query.code)
+        found = self.store.history.find(
+            Query(query.function, tuple(conditions), query.search, query.order, versions)
         )
         of_results = [(name, each) for name, each in conditions if name.startswith(RESULTS)]
         by_result = query.order.column.startswith(RESULTS)
@@ -404,98 +412,83 @@ class Listing:
             return in_order([(cell(key, query.order.column), key) for key in passing], query.order)
         return passing
 
-    def columns(self, function: str, stamp: str) -> list[dict[str, Any]]:
-        """Return the columns of a function's entries: `id`, `label`, `group`, `kind`, `distinct`.
+    def columns(self, function: str) -> list[dict[str, Any]]:
+        """Return the columns of a function's entries: `id`, `label`, `group`, `kind`, `distinct`."""
+        return self._once(("columns", function), lambda: self._columns(function))
 
-        Raises:
-            StoreFailure: when the store can't be read.
-        """
-        kept = self._columns.get(function)
-        if kept is not None and kept[0] == stamp:
-            return kept[1]
-        columns = [
-            {
-                "id": ARGUMENTS + column.name,
-                "label": column.name,
-                "group": "argument",
-                "kind": "number" if 2 * column.numbers > column.rows else "text",
-                "distinct": column.distinct,
-            }
-            for column in _most_telling(self._store.history.columns(function))
-        ]
-        columns += self._result_columns(function)
-        columns += [
-            {"id": name, "label": name, "group": "record", "kind": kind} for name, kind in _OF_RECORDS.items()
-        ]
-        self._columns[function] = stamp, columns
-        return columns
-
-    def _result_columns(self, function: str) -> list[dict[str, Any]]:
-        latest = self._store.history.find(Query(function))[:SAMPLED]
-        kinds: dict[str, set[str]] = {}
-        distinct: dict[str, set[Cell]] = {}
-        for fields in self._results.of(latest).values():
+    def _columns(self, function: str) -> list[dict[str, Any]]:
+        found = self.store.history.find(Query(function))
+        results: dict[str, list[Cell]] = {}
+        for fields in self._results.of(found[:SAMPLED]).values():
             for name, cell in fields.items():
-                is_number = isinstance(cell, int | float) and not isinstance(cell, bool)
-                kinds.setdefault(name, set()).add("number" if is_number else "text")
-                distinct.setdefault(name, set()).add(cell)
+                results.setdefault(name, []).append(cell)
+        columns: list[tuple[str, str, str, str, int]] = []
+        constants = columns[:]
+        arguments = _most_telling(self.store.history.columns(function))
+        configs = {*of_configs(each.name for each in arguments)}
+        for each in arguments:
+            is_constant = each.name in configs and each.distinct == 1 < each.rows == len(found)
+            kind = "number" if 2 * each.numbers > each.rows else "text"
+            group = "constant" if is_constant else "argument"
+            (constants if is_constant else columns).append((ARGUMENTS, group, each.name, kind, each.distinct))
+        columns += [
+            (RESULTS, "result", name, "number" if any(map(_is_number, cells)) else "text", len({*cells}))
+            for name, cells in list(results.items())[:MOST_COLUMNS]
+        ]
+        columns += [("", "record", name, kind, 0) for name, kind in _OF_RECORDS.items()]
+        columns += constants  # fields of configs that are the same everywhere
         return [
-            {
-                "id": RESULTS + name,
-                "label": name,
-                "group": "result",
-                "kind": "number" if "number" in found else "text",
-                "distinct": len(distinct[name]),
-            }
-            for name, found in list(kinds.items())[:MOST_COLUMNS]
+            {"id": prefix + name, "label": name, "group": group, "kind": kind, "distinct": distinct}
+            for prefix, group, name, kind, distinct in columns
         ]
 
     def page(self, keys: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Return some rows with the cells of some columns.
-
-        Raises:
-            StoreFailure: when the store can't be read.
-        """
-        infos = self._store.history.infos(keys)
-        fields = self._results.of([info.record.key for info in infos])
-        page = []
-        for info in infos:
-            record = info.record
-            known = {
-                "created": record.created.timestamp(),
-                "seconds": record.seconds,
-                "size": record.size,
-                "tag": record.tag,
-                "code": code_label(record.fingerprint, record.version),
-                "hits": info.hits,
-                REPEAT: 0,
-                **{ARGUMENTS + name: value for name, value in record.arguments.items()},
-                **{RESULTS + name: value for name, value in fields[record.key].items()},
-            }
-            cells = [to_browser(known.get(name)) for name in columns]
-            page.append({"key": record.key, "cells": cells, "media": record.media is not None})
-        return page
+        """Return some rows with the cells of some columns."""
+        return [
+            {"key": key, "cells": [*map(to_browser, cells)], "media": media is not None}
+            for key, (*cells, media) in self.cells(keys, [*columns, "media"]).items()
+        ]
 
     def points(self, keys: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
-        """Return the cells of some columns, by column, for a limited number of evenly spaced rows.
-
-        Raises:
-            StoreFailure: when the store can't be read.
-        """
+        """Return the cells of some columns, by column, for a limited number of evenly spaced rows."""
         step = max(1, -(-len(keys) // MOST_POINTS))
         cells = self.cells(keys[::step], columns, by_run=True)
         given = [[to_browser(row[place]) for row in cells.values()] for place in range(len(columns))]
         return {"cells": given, "keys": list(cells), "total": len(keys), "every": step}
 
+    def groups(self, keys: Sequence[str], by: Sequence[str], value: str) -> dict[str, Any]:
+        """Group rows by the cells of some columns: `cells`, `count`, and of a value `mean`, `sd`, `low` and `high`.
+
+        The spread `sd` is the sample standard deviation. Rows whose value isn't a finite number only count in `count`.
+        """
+        found: dict[tuple[tuple[type, Cell], ...], list[Cell]] = {}
+        for *cells, cell in self.cells(keys, [*by, value]).values():
+            found.setdefault(tuple((type(cell), cell) for cell in cells), []).append(cell)
+        groups = [
+            {"cells": [to_browser(cell) for _, cell in group], "count": len(cells), **_figures(cells)}
+            for group, cells in list(found.items())[:MOST_GROUPS]
+        ]
+        return {"groups": groups, "total": len(found), "entries": len(keys)}
+
+    def csv(self, keys: Sequence[str], columns: Sequence[str]) -> Iterator[bytes]:
+        """Write rows as CSV with a head, some at a time; gaps are empty."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        names = [name.removeprefix(ARGUMENTS).removeprefix(RESULTS) for name in columns]
+        writer.writerow(
+            name if names.count(name) == 1 else column for name, column in zip(names, columns, strict=True)
+        )
+        for first in range(0, max(len(keys), 1), ROWS_AT_ONCE):
+            writer.writerows(self.cells(keys[first : first + ROWS_AT_ONCE], columns).values())
+            yield text.getvalue().encode(errors="backslashreplace")  # half of a surrogate pair
+            text.seek(0)
+            text.truncate()
+
     def cells(
         self, keys: Sequence[str], columns: Sequence[str], *, by_run: bool = False
-    ) -> dict[str, tuple[Cell, ...]]:
-        """Return the cells of some columns by key, in the order of keys or of runs; without what is gone or damaged.
-
-        Raises:
-            StoreFailure: when the store can't be read.
-        """
-        infos = self._store.history.infos(keys)
+    ) -> dict[str, tuple[Any, ...]]:
+        """Return the cells of some columns by key, in the order of keys or of runs; without what is gone or damaged."""
+        infos = self.store.history.infos(keys)
         if by_run:
             infos.sort(key=lambda info: info.record.created)
         of_results = [name.removeprefix(RESULTS) if name.startswith(RESULTS) else None for name in columns]
@@ -507,3 +500,17 @@ class Listing:
             )
             for info in infos
         }
+
+
+def _is_number(cell: Cell) -> bool:
+    return isinstance(cell, int | float) and not isinstance(cell, bool)
+
+
+def _figures(cells: Sequence[Cell]) -> dict[str, float | None]:
+    numbers = [
+        float(cell) for cell in cells if isinstance(cell, int | float) and abs(cell) < LARGEST_AVERAGED
+    ]
+    if not numbers:
+        return dict.fromkeys(("mean", "sd", "low", "high"))
+    sd = statistics.stdev(numbers) if numbers[1:] else None
+    return {"mean": statistics.fmean(numbers), "sd": sd, "low": min(numbers), "high": max(numbers)}

@@ -204,8 +204,7 @@ def serve(
     try:
         import uvicorn
 
-        from .app import make_app
-        from .stores import Stores
+        from .app import Stores, make_app
     except ImportError as error:
         raise BencherJobError(
             f"The page needs {error.name}, which is not installed. Run: pip install 'bencher_job[web]'"
@@ -249,7 +248,7 @@ def _bound(host: str, port: int) -> socket.socket:
     """Listen on an address at once, so that a browser that is faster than the server waits."""
     if not 0 <= port <= LARGEST_PORT:  # which the look-up of an address would take for another
         raise BencherJobError(
-            f"--port {port} is none: ports go from 1 to {LARGEST_PORT}, and 0 is a free one."
+            f"--port {port} is not a port: they go from 1 to {LARGEST_PORT}, and 0 is a free one."
         )
     try:
         (family, *_, address), *_ = socket.getaddrinfo(

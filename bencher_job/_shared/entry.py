@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .. import _media
-from .._folders import make_private, owner_only
-from .._names import ForeignName, NameOf, checked, path_of
+from .._folders import ForeignName, NameOf, checked, make_private, owner_only, path_of
 from .._record import Record
 from .._stores.archive import (
     Unwhole,
@@ -234,7 +233,7 @@ def opened(entry: Buffer, *, signature: Signature = UNSIGNED) -> SharedEntry:
             media.append(MediaFile(path, _of(int, described["size"]), digest, content))
         shared = SharedEntry(head, body, value, tuple(media), signature)
     except (ForeignName, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise DamagedEntry(f"its head is none: {error!r}") from None
+        raise DamagedEntry(f"its head is damaged: {error!r}") from None
     if at != len(view):
         raise DamagedEntry(f"its parts end at {at}, and it ends at {len(view)}")
     return shared

@@ -151,7 +151,7 @@ class ObjectBytes:
         if "builder error" in text:
             return SharedStoreError(
                 self.place,
-                "has an endpoint that is no https:// URL",
+                "has an endpoint that is not an https:// URL",
                 "Correct it, or set AWS_ALLOW_HTTP=true where nobody listens in.",
             )
         if isinstance(error, self._errors.BaseError):

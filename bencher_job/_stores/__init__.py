@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._errors import BencherJobError
+from .._folders import ForeignName, NameOf, path_of
 from .._media import FINDERS
-from .._names import ForeignName, NameOf, path_of
 from .._options import Limits
 from .._processes import renew_after_fork
 from .._record import EVERYTHING, Record, Selection
@@ -276,7 +276,7 @@ def import_(store: Store, path: str | os.PathLike[str], *, trusted: bool = False
     """Take in the entries of a file.
 
     Raises:
-        BencherJobError: when the store keeps nothing, or the file is no archive.
+        BencherJobError: when the store keeps nothing, or the file is not an archive.
         UntrustedCache: when another user owns the file or can write to it.
     """
     from . import importing
@@ -405,7 +405,7 @@ def stores_in(directory: Path) -> list[Path]:
                 if folder.is_dir():
                     os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreMissing(f"{directory} is no cache directory: {error.strerror}") from error
+        raise StoreMissing(f"{directory} is not a cache directory: {error.strerror}") from error
     except OSError as error:
         raise StoreFailure(f"{error.filename} can't be read: {error.strerror}") from error
     return found

@@ -30,8 +30,8 @@ from types import NoneType
 from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 from .._errors import BencherJobError, UntrustedCache, warn_caller
+from .._folders import ForeignName
 from .._keys import StoredFunctionVersion
-from .._names import ForeignName
 from .._processes import PROCESS_NAME, may_live, process_name
 from .._record import EVERYTHING, Record, Selection
 from .._text import counted
@@ -271,7 +271,7 @@ def record_from(given: Mapping[str, Any]) -> Record:
         known["created"] = _moment(known["created"])
         return Record(**known)
     except (KeyError, TypeError, ValueError) as error:
-        raise Unwhole(f"its record is none: {error!r}") from error
+        raise Unwhole(f"its record is damaged: {error!r}") from error
 
 
 def _moment(text: str) -> datetime:
@@ -291,7 +291,7 @@ def bound_from(text: str | None) -> bytes:
 
     Raises:
         ValueError: when the text is something else.
-        TypeError: when it is no text.
+        TypeError: when it is not a text.
     """
     return b"" if text is None else base64.b64decode(text, validate=True)
 
@@ -304,7 +304,7 @@ def expires_from(seconds: object) -> float | None:
     """
     if seconds is None or (type(seconds) in {int, float} and math.isfinite(float(seconds))):  # type: ignore[arg-type]
         return seconds  # type: ignore[return-value]
-    raise Unwhole(f"it expires at {seconds!r}, which is no time")
+    raise Unwhole(f"it expires at {seconds!r}, which is not a time")
 
 
 def version_to_dict(past: StoredFunctionVersion) -> dict[str, Any]:
@@ -332,7 +332,7 @@ def version_from(body: Mapping[str, Any], prefix: bytes) -> StoredFunctionVersio
             {name: _of_type(str, text) for name, text in sources.items()},
         )
     except (KeyError, TypeError) as error:
-        raise Unwhole(f"its function version is none: {error!r}") from error
+        raise Unwhole(f"its function version is damaged: {error!r}") from error
 
 
 def _of_type(wanted: type[T], given: object) -> T:

@@ -45,6 +45,7 @@ __all__ = [
     "BlobWriter",
     "database_of",
     "discard",
+    "exposure",
     "map_file",
     "new_filename",
     "place_of",
@@ -168,13 +169,18 @@ def _open(path: str, *, trusted: bool) -> tuple[int, int]:
 
 def _refuse_untrusted(path: str, status: os.stat_result, *, trusted: bool) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise _untrusted(path, "is no regular file")
-    if trusted:
-        return
+        raise _untrusted(path, "is not a regular file")
+    if not trusted and (reason := exposure(status)):
+        raise _untrusted(path, reason)
+
+
+def exposure(status: os.stat_result, writers: int = stat.S_IWGRP | stat.S_IWOTH) -> str:
+    """Say why others can write to a file or folder, given the mode bits of those who could; empty if they can't."""
     if status.st_uid != os.geteuid():
-        raise _untrusted(path, f"belongs to the user number {status.st_uid}")
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise _untrusted(path, f"can be written to by others (mode {stat.S_IMODE(status.st_mode):o})")
+        return f"belongs to the user number {status.st_uid}"
+    if status.st_mode & writers:
+        return f"can be written to by others (mode {stat.S_IMODE(status.st_mode):o})"
+    return ""
 
 
 def _untrusted(path: str, reason: str) -> UntrustedCache:

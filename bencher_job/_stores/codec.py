@@ -34,11 +34,8 @@ from .parts import (
     Compression,
     DamagedEntry,
     LargeEntry,
-    Lz4,
     MissignedEntry,
     StreamingRead,
-    Zstd,
-    check_expansion,
     expand,
     shrink,
 )
@@ -232,64 +229,51 @@ def unseal(
     """Verify an entry and give its payload, whose buffers are views of the entry where they are not compressed.
 
     Raises:
-        DamagedEntry: when nobody can have made these bytes for this key, whatever the secret.
-        MissignedEntry: when one with another secret can have, or one with none.
+        DamagedEntry: when these are not bytes that `seal` made for this key, whatever the secret.
+        MissignedEntry: when one with another secret, or with none, may have made them.
         LargeEntry: when its compressed parts expand to more bytes than `most_expanded`.
         UnreadableEntry: when they are, and the package or the memory that expands them is not there.
         OSError: when an entry that is on its way doesn't arrive.
     """
     if type(entry) is bytes and (stream := plain_reader(signature)(entry, key)) is not None:
         return Payload(stream)
-    parts, number = _parts(*_verified(entry, key, signature))
-    expanded = sum(length for part, length in parts if len(part) != length)
-    if most_expanded is not None and expanded > most_expanded:
-        raise LargeEntry(f"it expands to {expanded} bytes, and at most {most_expanded} are read here")
+    frame = check(entry, key, signature=signature)
+    if most_expanded is not None and frame.expanded > most_expanded:
+        raise LargeEntry(f"it expands to {frame.expanded} bytes, and at most {most_expanded} are read here")
     first, *buffers = [
-        part if len(part) == length else expand(part, number, length) for part, length in parts
+        part if len(part) == length else expand(part, frame.compression, length)
+        for part, length in frame.parts
     ]
     return Payload(first, tuple(buffers))
 
 
-def check(entry: Buffer | StreamingRead, key: str, *, signature: Signature = UNSIGNED) -> None:
-    """Verify an entry as `unseal` does, in little memory besides the entry's own.
+def check(entry: Buffer | StreamingRead, key: str, *, signature: Signature = UNSIGNED) -> Frame:
+    """Verify an entry's digest, and return how it is laid out. Nothing is expanded.
 
     Raises:
         DamagedEntry: as `unseal`.
         MissignedEntry: as `unseal`.
-        UnreadableEntry: when they are, and the package that expands them is not there.
         OSError: when an entry that is on its way doesn't arrive.
     """
-    if type(entry) is bytes and plain_reader(signature)(entry, key) is not None:
-        return
-    parts, number = _parts(*_verified(entry, key, signature))
-    for part, length in parts:
-        if len(part) != length:
-            check_expansion(part, number, length)
-
-
-def _verified(entry: Buffer | StreamingRead, key: str, signature: Signature) -> tuple[memoryview, int]:
-    """Verify the digest of an entry; give its bytes, and where its table of parts begins."""
     if isinstance(entry, StreamingRead):
         made, view = _digest_of_stream(signature, entry), entry.memory
     else:
         view = memoryview(entry)
         made = _digest(signature, view[: _START.size], view[_HEADER.size :])
-    try:
-        magic, version, kind, name_length, digest = _HEADER.unpack_from(view)
-    except struct.error:
-        raise DamagedEntry(f"it ends after {len(view)} bytes, before its header does") from None
-    if magic != _MAGIC:
-        raise DamagedEntry("it doesn't begin as an entry does")
-    if version != CODEC_VERSION:
-        raise DamagedEntry(
-            f"it is of codec version {version}, and this library reads version {CODEC_VERSION}"
-        )
-    if kind != signature.kind or not compare_digest(made, digest):
-        raise _refusal(view, key, kind, signature)
-    at = _HEADER.size + name_length
-    if (name := bytes(view[_HEADER.size : at])) != key.encode():
-        raise DamagedEntry(f"it belongs to the key {name.decode(errors='replace')}")
-    return view, at
+    frame = frame_of(view, key)
+    if frame.kind == signature.kind and compare_digest(made, frame.digest):
+        return frame
+    if frame.kind == UNSIGNED.kind == signature.kind:
+        raise DamagedEntry("its bytes don't match its digest")
+    if frame.kind == signature.kind:
+        told = "its bytes don't match its signature: it is damaged, or made with another secret"
+    elif not signature.kind:
+        told = f"it is signed, or says so, and {SECRET_VARIABLE} is not set"
+    elif signature.is_personal:
+        told = f"it is not signed with {signature.source}"
+    else:
+        told = f"it is not signed, and {SECRET_VARIABLE} is set"
+    raise MissignedEntry(told, is_signed=bool(frame.kind))
 
 
 @lru_cache(maxsize=16)
@@ -336,27 +320,57 @@ class _PlainFrames(dict[int, tuple[bytes, Callable[..., bytes], int]]):
         return frame
 
 
-def _parts(view: memoryview, at: int) -> tuple[list[tuple[memoryview, int]], int]:
-    """Return the parts of a verified entry with their decompressed lengths, and the number of their compression."""
+class Frame(NamedTuple):
+    """The layout of an entry, as its header says."""
+
+    kind: int
+    """The kind of its digest: 0 for a plain one, 1 for a MAC."""
+    digest: bytes
+    compression: int
+    """The number of the compression of its parts; 0 for none."""
+    parts: list[tuple[memoryview, int]]
+    """Each part with its length in bytes once it is expanded."""
+
+    @property
+    def expanded(self) -> int:
+        """How many bytes its compressed parts expand to."""
+        return sum(length for part, length in self.parts if len(part) != length)
+
+
+def frame_of(entry: Buffer, key: str) -> Frame:
+    """Read how an entry of a key is laid out, without verifying it.
+
+    Raises:
+        DamagedEntry: when nobody can have laid out an entry of this key so.
+    """
+    view = memoryview(entry)
     try:
+        magic, version, kind, name_length, digest = _HEADER.unpack_from(view)
+        if magic != _MAGIC:
+            raise DamagedEntry("it doesn't begin as an entry does")
+        if version != CODEC_VERSION:
+            raise DamagedEntry(
+                f"it is of codec version {version}, and this library reads version {CODEC_VERSION}"
+            )
+        at = _HEADER.size + name_length
+        if (name := bytes(view[_HEADER.size : at])) != key.encode():
+            raise DamagedEntry(f"it belongs to the key {name.decode(errors='replace')}")
         number, count, *lengths = _PARTS.unpack_from(view, at)
         at += _PARTS.size
         if count:
             lengths += struct.unpack_from(f"<{2 * count}Q", view, at)
             at += 16 * count
     except struct.error:
-        raise DamagedEntry("it ends before its table of parts does") from None
-    parts = [view[at : at + lengths[0]]]
-    at += lengths[0]
-    for stored in lengths[2::2]:
-        at += -at % ALIGNMENT
-        parts.append(view[at : at + stored])
+        raise DamagedEntry(f"it ends after {len(view)} bytes, before its table of parts does") from None
+    parts: list[tuple[memoryview, int]] = []
+    for stored, expanded in zip(lengths[::2], lengths[1::2], strict=True):
+        at += -at % ALIGNMENT if parts else 0
+        # Without a compression the other length says nothing.
+        parts.append((view[at : at + stored], expanded if number else stored))
         at += stored
     if at != len(view):
         raise DamagedEntry(f"its parts end at {at}, and it ends at {len(view)}")
-    # Without a compression the other lengths say nothing.
-    expanded = lengths[1::2] if number else lengths[::2]
-    return [*zip(parts, expanded, strict=True)], number
+    return Frame(kind, digest, number, parts)
 
 
 def _digest(signature: Signature, start: Buffer, *body: Buffer, threads_besides: int = 0) -> bytes:
@@ -385,77 +399,6 @@ def _threads(besides: int) -> int:
     gone, and a digest would wait for them for ever.
     """
     return max(1, min(cores() - besides, MOST_THREADS))
-
-
-_KINDS: Final = (0, 1)
-_COMPRESSIONS: Final = {each.number: each.name for each in (Zstd, Lz4)}
-
-
-class Frame(NamedTuple):
-    """The layout of an entry, as its header says."""
-
-    kind: int
-    """The kind of its digest: 0 for a plain one, 1 for a MAC."""
-    compression: str | None
-    """The name of the compression of its parts, or None."""
-    expanded: int
-    """Size of all its parts once they are expanded, in bytes."""
-
-
-def frame_of(entry: Buffer, key: str) -> Frame | None:
-    """Read how an entry of a key is laid out; None where it is laid out in a way that `unseal` refuses unexpanded.
-
-    Where there is a frame, nothing but the digest tells whether the entry is damaged.
-    """
-    name = key.encode()
-    try:
-        magic, version, kind, name_length, _ = _HEADER.unpack_from(entry)
-        at = _HEADER.size + name_length
-        number, count, *lengths = _PARTS.unpack_from(entry, at)
-        if (magic, version) != (_MAGIC, CODEC_VERSION) or kind not in _KINDS:
-            return None
-        if bytes(entry[_HEADER.size : at]) != name:
-            return None
-        at += _PARTS.size
-        if 16 * count > len(entry) - at:
-            return None
-        lengths += struct.unpack_from(f"<{2 * count}Q", entry, at)
-    except struct.error:
-        return None
-    at += 16 * count + lengths[0]
-    for length in lengths[2::2]:
-        at += -at % ALIGNMENT + length
-    if at != len(entry):
-        return None
-    stored, expanded = lengths[::2], lengths[1::2]
-    return Frame(kind, _COMPRESSIONS.get(number) if stored != expanded else None, sum(expanded))
-
-
-def _refusal(entry: memoryview, key: str, kind: int, signature: Signature) -> DamagedEntry | MissignedEntry:
-    """Return why an entry has another digest, and whether it is damaged or not ours to verify.
-
-    What it says of its signature decides nothing else.
-    """
-    if kind == signature.kind:
-        what = "signature: it is damaged, or made with another secret" if kind else "digest"
-        told = f"its bytes don't match its {what}"
-    elif not signature.kind:
-        told = f"it is signed, or says so, and {SECRET_VARIABLE} is not set"
-    elif signature.is_personal:
-        told = f"it is not signed with {signature.source}"
-    else:
-        told = f"it is not signed, and {SECRET_VARIABLE} is set"
-    frame, says_plain = frame_of(entry, key), kind == UNSIGNED.kind
-    if frame is None or kind == signature.kind == UNSIGNED.kind or _is_plain(entry) is not says_plain:
-        return DamagedEntry(told)  # what it says of its signature was altered, or its bytes were
-    return MissignedEntry(told, is_signed=bool(kind))
-
-
-def _is_plain(entry: memoryview) -> bool:
-    """Whether an entry is whole as one that was made without a secret, whatever it says of that."""
-    magic, version, _, name_length, digest = _HEADER.unpack_from(entry)
-    start = _START.pack(magic, version, UNSIGNED.kind, name_length)
-    return _digest(UNSIGNED, start, entry[_HEADER.size :]) == bytes(digest)
 
 
 def dump_result(value: object, function: object) -> Payload:

@@ -28,7 +28,7 @@ from urllib.parse import quote
 import diskcache
 from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
-from .._names import ForeignName, NameOf, checked
+from .._folders import ForeignName, NameOf, checked
 from .._processes import renew_after_fork
 from .base import BRIEFLY, PATIENCE, Written
 from .blobs import map_file, new_filename, read_file, write_file
@@ -174,7 +174,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
 
 
 def is_undecodable(error: sqlite3.Error) -> bool:
-    """Whether a statement failed because a text that it reads is no UTF-8, as only damage makes one."""
+    """Whether a statement failed because a text that it reads is not UTF-8, as only damage makes one."""
     return "Could not decode to UTF-8" in str(error)
 
 

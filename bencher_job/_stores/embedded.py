@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from .._errors import BencherJobError, warn_caller
-from .._names import NameOf, path_of
+from .._folders import NameOf, path_of
 from .._record import EVERYTHING, Draft, Figures, FunctionInfo, Origin, Record, Selection, Totals
 from .base import (
     MISS,
@@ -58,7 +58,6 @@ from .outbox import PUT_OUTBOX, Outbox
 from .parts import Compression, MissignedEntry, compression_named
 from .removals import MISSES_PER_BATCH, Removals, Uses
 from .schema import (
-    COUNT_NEW,
     ENTRY_OVERHEAD,
     INSERT,
     INSERT_MANY,
@@ -67,11 +66,12 @@ from .schema import (
     PLAIN_COLUMNS,
     PUT_VERSION,
     ROWS_AT_ONCE,
+    SELECT_FIGURES,
     SELECT_RECORD,
     SELECT_VERSION,
     UPSERT,
     condition_of,
-    figures_by,
+    count,
     origin_to_json,
     record_of,
     row_of,
@@ -293,7 +293,7 @@ class Commits:
                 if drained is not None:
                     uses.write(database, drained)
                 if uncounted >= UNCOUNTED:
-                    execute(COUNT_NEW)
+                    count(execute)
 
         try:
             database.transact(work)
@@ -378,7 +378,7 @@ class DiskStore(Items):
 
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries with their records in one transaction; return the keys of those whose lease was lost."""
-        lost = self.files.changed(self._commits.put_many, entries)
+        lost = self.files.changed(self._commits.put_many, entries, looks=False)
         if self._commits.written >= self.size_limit // 100:
             self._commits.written = 0
             self._evict()
@@ -452,7 +452,7 @@ class DiskStore(Items):
         self.uses.write_at_once()
         ((hits, misses, seconds),) = self.files.query("SELECT hits, misses, seconds FROM Totals")
         total = [number if type(number) in {int, float} else 0 for number in (hits, misses, seconds)]
-        entries, size = figures_by(self.files.query)
+        ((entries, size),) = self.files.query(SELECT_FIGURES)
         return Figures(entries, size + entries * ENTRY_OVERHEAD, Totals(*total))
 
     def close(self) -> None:

@@ -20,13 +20,12 @@ from pathlib import Path, PurePath
 from typing import Any, Final, NamedTuple, TypeVar
 
 from .._errors import UntrustedCache, warn_caller
-from .._folders import make_private, owner_only
-from .._names import ForeignName
+from .._folders import ForeignName, make_private, owner_only
 from .._processes import renew_after_fork
 from .._record import Origin
 from .._text import counted
 from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, StoreMissing, Tally
-from .blobs import database_of, place_of
+from .blobs import database_of, exposure, place_of
 from .changes import ChangeCounter
 from .database import DATABASE_NAME, GENERATION_NAME, Database, Execute, Locked, Replaced, fork_guard
 from .leases import Owners
@@ -40,10 +39,6 @@ __all__ = [
     "Opened",
     "is_replaceable",
     "is_writable",
-    "mend_database",
-    "open_database",
-    "open_read_only",
-    "open_to_look",
     "refuse_untrusted",
     "set_up",
 ]
@@ -98,18 +93,13 @@ def refuse_untrusted(directory: Path) -> None:
             status = path.stat()
         except FileNotFoundError:
             continue
-        if status.st_uid != os.geteuid():
-            raise UntrustedCache(
-                os.fspath(path),
-                f"belongs to the user number {status.st_uid}",
-                "Choose a folder of your own with cache_dir= or BENCHER_JOB_CACHE_DIR, or say trusted=True.",
+        if reason := exposure(status, reach):
+            remedy = (
+                f"If only you have written to it so far, run: chmod -R go-w {directory}"
+                if status.st_uid == os.geteuid()
+                else "Choose a folder of your own with cache_dir= or BENCHER_JOB_CACHE_DIR, or say trusted=True."
             )
-        if status.st_mode & reach:
-            raise UntrustedCache(
-                os.fspath(path),
-                f"can be written to by others (mode {stat.S_IMODE(status.st_mode):o})",
-                f"If only you have written to it so far, run: chmod -R go-w {directory}",
-            )
+            raise UntrustedCache(os.fspath(path), reason, remedy)
         if path == directory:
             reach &= (status.st_mode & (stat.S_IXGRP | stat.S_IXOTH)) << 1
 
@@ -197,68 +187,7 @@ def is_writable(directory: Path) -> bool:
     return os.access(directory, os.W_OK | os.X_OK) and (os.access(database, os.W_OK) or not database.exists())
 
 
-def open_database(directory: Path, *, tag_index: bool, patience: float, tally: Tally) -> Database:
-    """Open the database in a folder. One that is damaged or emptied is replaced, which is counted and warned of.
-
-    Raises:
-        sqlite3.Error: when it is locked, or can't be read or written.
-        OSError: when another process takes very long to make it.
-        StoreFailure: when a later version of this library has written it.
-    """
-    _make_missing(directory, patience)
-    place = place_of(os.fspath(directory / DATABASE_NAME))
-    try:
-        return _open(directory, tag_index, patience, tally)
-    except UNREADABLE as error:
-        if not is_damage(error):  # but locked, read-only, or on a full disk
-            raise
-        mend_database(
-            directory, str(error), place, tag_index=tag_index, patience=patience, surely=True, tally=tally
-        )
-        return _open(directory, tag_index, patience, tally)
-
-
-def mend_database(
-    directory: Path,
-    reason: str,
-    place: tuple[int, int],
-    *,
-    tag_index: bool,
-    patience: float,
-    tally: Tally,
-    surely: bool = False,
-) -> bool:
-    """Replace a damaged database by a new one with all that can be read of it; whether that was done.
-
-    It is not done where another process was quicker, or where a full check finds no damage, unless it is damaged
-    `surely`. `place` is where the database lay that was found damaged. A replacement is counted and warned of.
-
-    Raises:
-        sqlite3.Error: when it is locked, or the new one can't be written.
-        OSError: when the new one can't be written.
-    """
-    with _alone(directory):
-        if place_of(os.fspath(directory / DATABASE_NAME)) != place:
-            return False
-        if not surely and is_whole(directory, patience):
-            return False
-        aside, saved = recover(directory, lambda new: _open(new, tag_index, patience, tally), patience)
-    tally.damaged += 1
-    _log.warning(
-        "the database of %s is damaged and set aside in %s; %s entries were saved: %s",
-        directory,
-        aside,
-        saved,
-        reason,
-    )
-    warn_caller(
-        f"The database of {directory} is damaged ({reason}). It is set aside in {aside}. "
-        f"{counted(saved, 'entry')} that can still be read {'was' if saved == 1 else 'were'} kept."
-    )
-    return True
-
-
-def open_read_only(directory: Path, patience: float) -> Database:
+def _open_read_only(directory: Path, patience: float) -> Database:
     """Open a database that can't be written.
 
     Raises:
@@ -268,7 +197,7 @@ def open_read_only(directory: Path, patience: float) -> Database:
     path = directory / DATABASE_NAME
     log = Path(f"{path}-wal")
     for access in ("?mode=ro", "?immutable=1"):
-        database = Database(os.fspath(directory), access=access, patience=patience)
+        database = _database(directory, patience, access)
         try:
             _version(database, directory)
         except sqlite3.OperationalError:
@@ -281,7 +210,7 @@ def open_read_only(directory: Path, patience: float) -> Database:
     raise AssertionError("the last attempt returns or raises")
 
 
-def open_to_look(directory: Path, patience: float) -> Database:
+def _open_to_look(directory: Path, patience: float) -> Database:
     """Open a database that is there, as it is: what is damaged or of another version stays so.
 
     The connection may write although nobody does: one that may not leaves a log behind where there was none.
@@ -294,15 +223,22 @@ def open_to_look(directory: Path, patience: float) -> Database:
     if not os.path.exists(directory / DATABASE_NAME):
         raise StoreMissing(f"{directory} holds no cache: there is no {DATABASE_NAME} in it")
     if not is_writable(directory):
-        return open_read_only(directory, patience)
-    database = Database(os.fspath(directory), access="?mode=rw", patience=patience)
+        return _open_read_only(directory, patience)
+    database = _database(directory, patience, "?mode=rw")
     try:
         if not _version(database, directory):
             raise StoreMissing(f"{directory} holds no cache: {DATABASE_NAME} has none of its tables")  # noqa: TRY301
-        database.execute("SELECT entries FROM Totals")  # a file that was cut off is found out here
+        database.execute("SELECT counted FROM Totals")  # a file that was cut off is found out here
     except BaseException:
         database.close_all()
         raise
+    return database
+
+
+def _database(directory: Path, patience: float, access: str = "") -> Database:
+    """Return the database that lies in a folder now, and changes no other that is put in its place."""
+    database = Database(os.fspath(directory), access=access, patience=patience)
+    database.place = place_of(database_of(directory))
     return database
 
 
@@ -316,34 +252,11 @@ def _make_missing(directory: Path, patience: float) -> None:
             os.close(os.open(directory / DATABASE_NAME, flags, 0o600))
         except FileExistsError:  # another process was first
             return
-        database = Database(os.fspath(directory), patience=patience)
+        database = _database(directory, patience)
         try:
             _make_tables(database, directory)
         finally:
             database.close_all()
-
-
-def _open(directory: Path, tag_index: bool, patience: float, tally: Tally) -> Database:
-    """Open a database and make what is missing in it. That it was emptied is counted and warned of."""
-    _make_missing(directory, patience)
-    database = Database(os.fspath(directory), patience=patience)
-    is_emptied = False
-    try:
-        if not _version(database, directory):
-            with _alone(directory):
-                if not _version(database, directory):  # else another process was first
-                    is_emptied = _is_emptied(directory)
-                    _make_tables(database, directory)
-        if tag_index:
-            database.execute("CREATE INDEX IF NOT EXISTS Cache_tag ON Cache (tag) WHERE tag IS NOT NULL")
-    except BaseException:
-        database.close_all()
-        raise
-    if is_emptied:
-        tally.damaged += 1
-        _log.warning("the database of %s was emptied: what it held is lost", directory)
-        warn_caller(f"The database of {directory} was emptied by another program. What it held is lost.")
-    return database
 
 
 def _is_emptied(directory: Path) -> bool:
@@ -396,9 +309,6 @@ def _alone(directory: Path) -> Iterator[None]:
     finally:
         os.close(descriptor)
 
-
-ATTEMPTS: Final = 10
-"""How often a database is opened that is another one when it is open."""
 
 LOOK_EVERY: Final = 0.005
 """Seconds between two checks by a reader whether the folder was removed."""
@@ -492,19 +402,19 @@ class Folder:
         if not self.only_looks:
             set_up(self.directory)
         signature = self._signature()
+        if not self.trusted:
+            refuse_untrusted(self.directory)
         writable = not self.only_looks and is_writable(self.directory)
-        for _ in range(ATTEMPTS):
-            before, damaged = self._place(), self.tally.damaged
-            database = self._connect(writable)
-            place = self._place()
-            if place is not None and (before in {None, place} or self.tally.damaged != damaged):
-                break
-            database.close_all()
+        if writable:
+            database = self._open_to_write()
+        elif self.only_looks:
+            database = _open_to_look(self.directory, self.patience)
         else:
-            raise StoreFailure(f"{self.directory} is replaced by another folder again and again")
-        database._disk.trusted, database.place = self.trusted, place
+            _log.info("%s can be read only", self.directory)
+            database = _open_read_only(self.directory, self.patience)
+        database._disk.trusted = self.trusted
         self.changes.open(writable=writable)
-        return Opened(database, signature, place, writable)
+        return Opened(database, signature, database.place or (0, 0), writable)
 
     def _signature(self) -> Signature:
         """Return what signs the entries: the secret that is set, or the user's own key if one is needed.
@@ -517,26 +427,70 @@ class Folder:
             return signature
         return personal_signature(self.directory)
 
-    def _connect(self, writable: bool) -> Database:
-        """Connect to the database; what was set aside for it is counted."""
-        if not self.trusted:
-            refuse_untrusted(self.directory)
-        if writable:
-            return open_database(
-                self.directory, tag_index=self._tag_index, patience=self.patience, tally=self.tally
-            )
-        if self.only_looks:
-            return open_to_look(self.directory, self.patience)
-        _log.info("%s can be read only", self.directory)
-        return open_read_only(self.directory, self.patience)
+    def _open_to_write(self) -> Database:
+        """Open the database, made if it is missing. One that is damaged or emptied is replaced.
 
-    def _place(self) -> tuple[int, int] | None:
-        """Return the device and inode of the database, or None if it is missing."""
+        Raises:
+            sqlite3.Error: when it is locked, or can't be read or written.
+            OSError: when another process takes very long to make it.
+            StoreFailure: when a later version of this library has written it.
+        """
+        _make_missing(self.directory, self.patience)
+        place = place_of(self._database)
         try:
-            status = os.stat(self._database)
-        except FileNotFoundError:
-            return None
-        return status.st_dev, status.st_ino
+            return self._complete(self.directory)
+        except UNREADABLE as error:
+            if not is_damage(error):  # but locked, read-only, or on a full disk
+                raise
+            self._replace(str(error), place, surely=True)
+            return self._complete(self.directory)
+
+    def _complete(self, directory: Path) -> Database:
+        """Open a database and make what is missing in it. That it was emptied is counted and warned of."""
+        _make_missing(directory, self.patience)
+        database = _database(directory, self.patience)
+        is_emptied = False
+        try:
+            if not _version(database, directory):
+                with _alone(directory):
+                    if not _version(database, directory):  # else another process was first
+                        is_emptied = _is_emptied(directory)
+                        _make_tables(database, directory)
+            if self._tag_index:
+                database.execute("CREATE INDEX IF NOT EXISTS Cache_tag ON Cache (tag) WHERE tag IS NOT NULL")
+        except BaseException:
+            database.close_all()
+            raise
+        if is_emptied:
+            self.tally.damaged += 1
+            _log.warning("the database of %s was emptied: what it held is lost", directory)
+            warn_caller(f"The database of {directory} was emptied by another program. What it held is lost.")
+        return database
+
+    def _replace(self, reason: str, place: tuple[int, int], *, surely: bool) -> bool:
+        """Replace a damaged database by a new one with all that can be read of it; whether that was done.
+
+        It is not done where another process was quicker, or where a full check finds no damage, unless it is damaged
+        `surely`. `place` is where the database lay that was found damaged. A replacement is counted and warned of.
+        """
+        directory = self.directory
+        with _alone(directory):
+            if place_of(self._database) != place or (not surely and is_whole(directory, self.patience)):
+                return False
+            aside, saved = recover(directory, self._complete, self.patience)
+        self.tally.damaged += 1
+        _log.warning(
+            "the database of %s is damaged and set aside in %s; %s entries were saved: %s",
+            directory,
+            aside,
+            saved,
+            reason,
+        )
+        warn_caller(
+            f"The database of {directory} is damaged ({reason}). It is set aside in {aside}. "
+            f"{counted(saved, 'entry')} that can still be read {'was' if saved == 1 else 'were'} kept."
+        )
+        return True
 
     def look_for_removal(self) -> None:
         """Begin a new store where the folder was removed under an open one: writes would be lost in silence."""
@@ -545,8 +499,7 @@ class Folder:
             return
         self._look_again = time.monotonic() + LOOK_EVERY
         try:
-            status = os.stat(self._database)
-            if (status.st_dev, status.st_ino) == opened.place:
+            if place_of(self._database) == opened.place:
                 return
             is_there = True
         except FileNotFoundError:
@@ -590,15 +543,7 @@ class Folder:
         try:
             place = self.open().place
             self._leave_database()
-            return mend_database(
-                self.directory,
-                reason,
-                place,
-                tag_index=self._tag_index,
-                patience=self.patience,
-                surely=surely,
-                tally=self.tally,
-            )
+            return self._replace(reason, place, surely=surely)
         except _REFUSALS as error:
             raise _failure(error) from error
 
@@ -627,8 +572,10 @@ class Folder:
             except _REFUSALS as error:
                 raise _failure(error) from error
 
-    def changed(self, work: Callable[..., T], *given: Any) -> T:
+    def changed(self, work: Callable[..., T], *given: Any, looks: bool = True) -> T:
         """Do some work that writes; it is called with the database and what is given.
+
+        Work of one transaction `looks` by itself whether the folder was removed.
 
         Raises:
             StoreFailure: when the database or the disk says no.
@@ -636,16 +583,18 @@ class Folder:
         with fork_guard():
             for turn in itertools.count():
                 try:
-                    self.look_for_removal()
+                    if looks or turn:
+                        self.look_for_removal()
                     opened = self.opened or self.open()
                     if not opened.is_writable:
                         raise StoreFailure(f"{self.directory} can be read, but not written")
                     return work(opened.database, *given)
                 except Replaced:
-                    self._look_again = 0.0
+                    continue
                 except _REFUSALS as error:
+                    may_be_gone = not looks and not turn and isinstance(error, FileNotFoundError)
                     # What a check has found whole, and is damaged once more, is replaced all the same.
-                    if turn > 1 or not self.mend(error, surely=turn == 1):
+                    if turn > 1 or not (may_be_gone or self.mend(error, surely=turn == 1)):
                         raise _failure(error) from error
         raise AssertionError("the last turn returns or raises")
 

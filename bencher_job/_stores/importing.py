@@ -15,10 +15,9 @@ from typing import Any, BinaryIO, Final
 
 from .. import _media
 from .._errors import BencherJobError, UntrustedCache
-from .._folders import make_private, owner_only
+from .._folders import NameOf, make_private, owner_only, path_of
 from .._job import check_key
 from .._keys import StoredFunctionVersion
-from .._names import NameOf, path_of
 from .._record import Record
 from .._text import visible
 from .archive import (
@@ -40,6 +39,7 @@ from .archive import (
     version_from,
 )
 from .base import Entry, Found, StoreFailure
+from .blobs import exposure
 from .codec import SealedEntry, check, frame_of, resealed
 from .embedded import DiskStore
 from .parts import DamagedEntry, UnreadableEntry
@@ -108,7 +108,7 @@ def import_(store: DiskStore, path: str | os.PathLike[str], *, trusted: bool = F
 
     Raises:
         UntrustedCache: when another user owns the archive or can write to it, and `trusted` is False.
-        BencherJobError: when it can't be read, is no archive, or was written by a later version.
+        BencherJobError: when it can't be read, is not an archive, or was written by a later version.
         StoreFailure: when the store can't be written; the entries taken before are kept.
     """
     store.open()
@@ -124,7 +124,9 @@ def import_(store: DiskStore, path: str | os.PathLike[str], *, trusted: bool = F
             else:
                 importer.take(name, parts)
         if not found:
-            raise BencherJobError(f"{path} is no archive. Give the path of a file that export() has written.")
+            raise BencherJobError(
+                f"{path} is not an archive. Give the path of a file that export() has written."
+            )
         importer.commit()
         return importer.outcome(entries)
 
@@ -142,12 +144,8 @@ def _opened(path: Path, trusted: bool) -> Iterator[tuple[BinaryIO, int]]:
         stack.callback(os.close, descriptor)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise BencherJobError(f"{path} is no file. Give the path of a file that export() has written.")
-        reason = ""
-        if status.st_uid != os.geteuid():
-            reason = f"belongs to the user number {status.st_uid}"
-        elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            reason = f"can be written to by others (mode {stat.S_IMODE(status.st_mode):o})"
+            raise BencherJobError(f"{path} is not a file. Give the path of a file that export() has written.")
+        reason = exposure(status)
         if reason and not trusted:
             raise UntrustedCache(
                 os.fspath(path), reason, "If you trust all who could write to it, pass trusted=True."
@@ -324,12 +322,12 @@ def sealed_for(store: DiskStore, key: str, value: bytes, signature: Signature) -
     Raises:
         Refused: when the store can't take them: they are too large, damaged or of another secret.
     """
-    frame = frame_of(value, key)
-    if frame is not None and frame.expanded > store.size_limit:
-        raise Refused(
-            f"its value takes {frame.expanded} bytes, more than the whole store may ({store.size_limit})"
-        )
     try:
+        expanded = frame_of(value, key).expanded
+        if expanded > store.size_limit:
+            raise Refused(
+                f"its value takes {expanded} bytes, more than the whole store may ({store.size_limit})"
+            )
         check(value, key, signature=signature)
     except (DamagedEntry, UnreadableEntry) as error:
         raise Refused(str(error)) from error

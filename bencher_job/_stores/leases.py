@@ -401,7 +401,6 @@ class Owners:
             file.leave()
         self._lock = threading.Lock()
         self._file: LockedFile | None = None
-        self._identity = 0, 0
         self._number = 0
 
     def __del__(self) -> None:
@@ -418,24 +417,14 @@ class Owners:
         Raises:
             OSError: when the file can't be opened or made.
         """
-        number = self._number
-        if number:
-            try:
-                status = os.stat(self._path)
-                if (
-                    status.st_ino,
-                    status.st_dev,
-                ) == self._identity:  # else it is not where other processes look
-                    return number
-            except FileNotFoundError:
-                pass
-        with self._lock:
-            if self._number in (0, number):  # else another thread was first
-                file = self._open()
-                new = int.from_bytes(os.urandom(8), "little") >> 2
-                file.try_lock(new)
-                self._number = new
-            return self._number
+        if not self._number:
+            with self._lock:
+                if not self._number:
+                    file = self._open()
+                    number = int.from_bytes(os.urandom(8), "little") >> 2
+                    file.try_lock(number)
+                    self._number = number
+        return self._number
 
     def is_alive(self, number: int) -> bool:
         """Whether the process of a number still holds its byte.
@@ -458,9 +447,7 @@ class Owners:
 
     def _open(self) -> LockedFile:
         self._close()
-        file = _KIND(self._path)
-        status = os.fstat(file.descriptor)
-        self._file, self._identity = file, (status.st_ino, status.st_dev)
+        self._file = file = _KIND(self._path)
         return file
 
     def _close(self) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Collection, Container, Iterable, Iterator
 from typing import Any, Final
 
 from .._errors import warn_caller
+from .._folders import ForeignName, NameOf, path_of
 from .._media import holds_paths
-from .._names import ForeignName, NameOf, path_of
 from .base import MISS, Hit, Hits, Miss, StoreFailure
 from .codec import check, plain_reader, unseal
 from .database import fork_guard, is_undecodable
@@ -19,7 +19,7 @@ from .folder import Folder, Opened
 from .media import check_sizes
 from .parts import Buffer, DamagedEntry, MissignedEntry, UnreadableEntry
 from .removals import Removals, Uses
-from .schema import SELECT_ENTRY
+from .schema import SELECT_ENTRY, SELECT_FIGURES
 from .signature import check_hit
 
 __all__ = ["Lookups", "another_key", "check_row"]
@@ -76,7 +76,7 @@ class Lookups:
                     return MISS
                 except (sqlite3.Error, UnicodeError, OSError, StoreFailure) as error:
                     if isinstance(error, sqlite3.Error) and is_undecodable(error):
-                        self._removals.set_aside(key, "its row holds a text that is no UTF-8")
+                        self._removals.set_aside(key, "its row holds a text that is not UTF-8")
                     elif mended < 2 and self._folder.mend(error, surely=mended == 1):
                         mended += 1
                         continue
@@ -137,9 +137,8 @@ class Lookups:
         if len(wanted) < FEWEST_TO_PASS_OVER_ALL:
             return False
         with fork_guard():
-            ((entries, size),) = self._folder.to_read().database.execute("SELECT entries, size FROM Totals")
-        are_known = type(entries) is int and type(size) is int
-        return bool(are_known and entries <= 2 * len(wanted) and size < entries * LARGEST_IN_PASSING)
+            ((entries, size),) = self._folder.to_read().database.execute(SELECT_FIGURES)
+        return bool(entries <= 2 * len(wanted) and size < entries * LARGEST_IN_PASSING)
 
     def _all_rows(self, wanted: Container[str]) -> Iterator[tuple[list[tuple[Any, ...]], Opened]]:
         """Read all rows, some at a time in the order in which they lie, and give those of keys."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from .._cores import cores
-from .._names import NameOf, path_of
+from .._folders import NameOf, path_of
 from .codec import MOST_THREADS, PARALLEL_FROM
 from .parts import DamagedEntry
 from .signature import UNSIGNED

@@ -23,7 +23,7 @@ from pickle import loads
 from time import monotonic, time
 from typing import Any, Final
 
-from .._inside import is_inside
+from .._context import is_inside
 from .._keys import UNCHANGEABLE
 from .._media import holds_paths
 from .._processes import renew_after_fork

@@ -12,7 +12,7 @@ import importlib
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 from .._errors import BencherJobError
@@ -30,7 +30,6 @@ __all__ = [
     "StreamingRead",
     "UnreadableEntry",
     "Zstd",
-    "check_expansion",
     "compression_named",
     "expand",
     "fill",
@@ -180,9 +179,6 @@ ZSTD_LEVEL: Final = 1
 
 INSTALL: Final = "Run: pip install 'bencher_job[compression]'"
 
-_PIECE: Final = 1 << 18
-_LARGEST_OUTPUT: Final = 1 << 22
-
 
 class Zstd:
     """Zstandard: smaller than lz4, and as fast on most arrays."""
@@ -208,14 +204,6 @@ class Zstd:
             done += count
         return done == len(room) and not reader.read(1)
 
-    def expands_to(self, length: int, part: Buffer) -> bool:
-        """Whether the one frame expands to a length exactly; it is expanded piece by piece, and none is kept."""
-        reader = self._zstandard.ZstdDecompressor().stream_reader(part)
-        room, done = bytearray(_PIECE), 0
-        while done <= length and (count := reader.readinto(room)):
-            done += count
-        return done == length
-
 
 class Lz4:
     """LZ4: larger than zstd."""
@@ -234,38 +222,12 @@ class Lz4:
 
     def expand_into(self, room: memoryview, part: Buffer) -> bool:
         """Expand the one frame into memory; whether it fills the memory exactly."""
-        done = 0
-        for out in self._pieces(part, len(room)):
-            if len(out) > len(room) - done:
-                return False
-            room[done : done + len(out)] = out
-            done += len(out)
-        return done == len(room)
-
-    def expands_to(self, length: int, part: Buffer) -> bool:
-        """Whether the one frame expands to a length exactly; it is expanded piece by piece, and none is kept."""
-        return sum(map(len, self._pieces(part, length))) == length
-
-    def _pieces(self, part: Buffer, most: int) -> Iterator[bytes]:
-        """Expand the one frame, at most to one byte more than so many.
-
-        Raises:
-            ValueError: when it ends too early, or something is behind it.
-        """
         expander = self._frame.LZ4FrameDecompressor()
-        for start in range(0, len(part), _PIECE):  # by pieces: the expander copies what it has not yet used
-            piece = bytes(part[start : start + _PIECE])
-            while piece or not expander.needs_input:
-                if expander.eof:
-                    raise ValueError("there are bytes behind the frame")
-                out = expander.decompress(piece, max_length=min(most + 1, _LARGEST_OUTPUT))
-                yield out
-                most -= len(out)
-                if most < 0:
-                    return
-                piece = b""
-        if not expander.eof or expander.unused_data:
-            raise ValueError("it is not one whole frame")
+        out = expander.decompress(part, max_length=len(room) + 1)
+        if len(out) != len(room) or not expander.eof or expander.unused_data:
+            return False
+        room[:] = out
+        return True
 
 
 Compression = Zstd | Lz4
@@ -309,46 +271,23 @@ def expand(part: memoryview, number: int, length: int) -> memoryview:
         DamagedEntry: when it doesn't expand to this length.
         UnreadableEntry: when the package or the memory that it takes is not there.
     """
-    compression = _compression_of(number)
-    room = writable_memory(length)
-    _expect(compression, length, lambda: compression.expand_into(room, part))
-    return room
-
-
-def check_expansion(part: memoryview, number: int, length: int) -> None:
-    """Expand a part as `expand` does, in little memory, and give nothing.
-
-    Raises:
-        DamagedEntry: when it doesn't expand to this length.
-        UnreadableEntry: when the package that it takes is not there.
-    """
-    compression = _compression_of(number)
-    _expect(compression, length, lambda: compression.expands_to(length, part))
-
-
-def _compression_of(number: int) -> Compression:
-    for each in _ALL:
-        if each.number == number:
-            break
-    else:
+    kind = next((each for each in _ALL if each.number == number), None)
+    if kind is None:
         raise DamagedEntry(f"it is compressed in a way, {number}, that this library doesn't know")
     try:
-        return each()
+        compression = kind()
     except ImportError:
         raise UnreadableEntry(
-            f"it is compressed by {each.name}, and the package {each.package} is not installed. {INSTALL}"
+            f"it is compressed by {kind.name}, and the package {kind.package} is not installed. {INSTALL}"
         ) from None
-
-
-def _expect(compression: Compression, length: int, fits: Callable[[], bool]) -> None:
-    """Expand a part, which should have a length then."""
+    room = writable_memory(length)
     try:
-        if fits():
-            return
+        if compression.expand_into(room, part):
+            return room
     except MemoryError:
-        raise UnreadableEntry(f"there is too little memory to expand it by {compression.name}") from None
+        raise UnreadableEntry(f"there is too little memory to expand it by {kind.name}") from None
     except Exception as error:  # noqa: BLE001 - each package has its own, and lz4 raises a bare RuntimeError
         raise DamagedEntry(
-            f"a part of it can't be expanded by {compression.name}: {type(error).__name__}: {error}"
+            f"a part of it can't be expanded by {kind.name}: {type(error).__name__}: {error}"
         ) from None
     raise DamagedEntry(f"a part of it doesn't expand to the {length} bytes that it should have")

@@ -13,21 +13,18 @@ import logging
 import os
 import sqlite3
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from hashlib import sha256
-from operator import gt, lt
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from .. import _media
-from .._folders import make_private, owner_only
-from .._names import DAMAGED_FOLDER, NameOf, path_of
+from .._folders import DAMAGED_FOLDER, NameOf, make_private, owner_only, path_of
 from .database import DATABASE_NAME, Database, Execute
-from .schema import COUNT_ALL, SELECT_ENTRY, SELECT_RECORD, STORE_VERSION, is_text
+from .schema import SELECT_ENTRY, SELECT_RECORD, STORE_VERSION, count, is_text
 
 __all__ = [
     "MOST_KEPT",
@@ -42,10 +39,11 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-ROWS_AT_ONCE: Final = 200
+MOST_LOST: Final = 3_000
+"""How many numbers without a row that can be read, one after the other, are taken for the end of a table.
 
-WIDTH_PER_STEP: Final = 32
-"""A damaged place is crossed row by row at first, and then in steps of a 32nd of what was crossed so far."""
+A page that leads to others leads to some hundred of them, with a few rows each.
+"""
 
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _DAMAGE_IN_USE: Final = {*_DAMAGE, sqlite3.SQLITE_CONSTRAINT}
@@ -61,6 +59,7 @@ _TABLES: Final = (
     ("Edition", "prefix"),
     ("Gone", "key"),
     ("Failed", "key"),
+    ("Outbox", "address"),
     ("Cache", "rowid"),
 )
 """What is saved, and the primary key of each table."""
@@ -71,7 +70,7 @@ _NUMBERS: Final = {"rowid", "number"}
 _PROBES: Final = (
     f"{SELECT_ENTRY} IS NULL AND 0",
     f"{SELECT_RECORD} WHERE 0",
-    "SELECT 1 FROM Discarded, Gone, Failure, Failed, Lease, Owner WHERE 0",
+    "SELECT 1 FROM Discarded, Gone, Failure, Failed, Lease, Owner, Figures WHERE 0",
 )
 """Statements that fail where a table or a column is missing."""
 
@@ -84,7 +83,7 @@ class Recovered(NamedTuple):
 
 
 UNREADABLE: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
-"""What a database raises that can't be read. Its message may hold damaged bytes, which are no UTF-8."""
+"""What a database raises that can't be read. Its message may hold damaged bytes, which are not UTF-8."""
 
 
 def is_damage(error: BaseException) -> bool:
@@ -119,7 +118,7 @@ def is_whole(directory: Path, patience: float) -> bool:
                 return True
             for probe in _PROBES:
                 database.execute(probe)
-            is_counted = database.execute("SELECT entries FROM Totals").fetchone() is not None
+            is_counted = database.execute("SELECT counted FROM Totals").fetchone() is not None
             ((found,),) = database.execute("PRAGMA integrity_check(1)").fetchall()
         except UNREADABLE as error:
             if is_damage_in_use(error):
@@ -188,8 +187,8 @@ def _save(damaged: sqlite3.Connection, fresh: Database) -> int:
                 if _is_sound(dict(zip(columns, values, strict=True))):
                     execute(into, values)
         _save_totals(damaged, fresh)
-        execute(COUNT_ALL)
-        ((entries,),) = execute("SELECT entries FROM Totals").fetchall()
+        count(execute, all_again=True)
+        ((entries,),) = execute("SELECT count(*) FROM Cache").fetchall()
         return int(entries)
 
     return fresh.transact(save)
@@ -217,78 +216,25 @@ def _save_totals(damaged: sqlite3.Connection, fresh: Database) -> None:
 
 
 def _readable(damaged: sqlite3.Connection, select: str, key: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a table, each beginning with its key, before, behind and between holes; some come twice.
+    """Yield the rows of a table, each beginning with its key, up to the first damage and behind the last one.
 
-    A hole takes a few hundred attempts at most, so all takes as long as there are rows and holes.
+    Between them rows are looked up by their number, where they have one. Some rows come twice.
     """
-    upwards, downwards = _Reader(damaged, select, key, ">"), _Reader(damaged, select, key, "<")
-    yield from upwards
-    if upwards.is_complete:
-        return
-    yield from downwards
-    if key not in _NUMBERS:
-        return
-    hole, end = upwards.last or 0, sys.maxsize if downwards.last is None else downwards.last
-    at = hole + 1
-    while at < end:
-        behind = _Reader(damaged, select, key, ">", at - 1)
-        rows = iter(behind)
-        first = next(rows, None)
-        if first is None:
-            at += 1 + (at - hole) // WIDTH_PER_STEP
-            continue
-        yield first
-        for row in _Reader(damaged, select, key, "<", first[0]):  # what a step has passed over
-            if row[0] <= hole:
-                break
-            yield row
-        yield from rows
-        if behind.is_complete:
+    number = 0
+    for order in ("ASC", "DESC"):
+        with suppress(*UNREADABLE):
+            for row in damaged.execute(f"{select} ORDER BY {key} {order}"):
+                if order == "ASC" and key in _NUMBERS:
+                    number = row[0]
+                yield row
             return
-        hole, at = behind.last, behind.last + 1
-
-
-class _Reader:
-    """Reads rows of one table in the order of their keys, up (`>`) or down (`<`), until one can't be read.
-
-    Attributes:
-        last: the key of the last row that was read, at first that behind which it begins; None for the outermost.
-        is_complete: whether all rows were read.
-    """
-
-    def __init__(
-        self, damaged: sqlite3.Connection, select: str, key: str, direction: str, last: Any = None
-    ) -> None:
-        self._damaged = damaged
-        self._is_beyond = gt if direction == ">" else lt
-        order = "ASC" if direction == ">" else "DESC"
-        self._first = f"{select} ORDER BY {key} {order} LIMIT ?"
-        self._next = f"{select} WHERE {key} {direction} ? ORDER BY {key} {order} LIMIT ?"
-        self.last = last
-        self.is_complete = False
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        limit = ROWS_AT_ONCE
-        while not self.is_complete:
-            try:
-                if self.last is None:
-                    rows = self._damaged.execute(self._first, (limit,)).fetchall()
-                else:
-                    rows = self._damaged.execute(self._next, (self.last, limit)).fetchall()
-            except UNREADABLE:
-                if limit == 1:
-                    return
-                limit = 1  # the rows before the damaged place
-                continue
-            self.is_complete = len(rows) < limit
-            rows = [row for row in rows if row[0] is not None]  # damaged: no key of ours is NULL
-            if not rows:
-                return
-            if type(rows[-1][0]) is type(self.last) and not self._is_beyond(rows[-1][0], self.last):
-                self.is_complete = False
-                return  # damaged pages may lead back to where they were
-            self.last = rows[-1][0]
-            yield from rows
+    lost = 0
+    while key in _NUMBERS and lost < MOST_LOST:
+        number, lost = number + 1, lost + 1
+        with suppress(*UNREADABLE):
+            for row in damaged.execute(f"{select} WHERE {key} = ?", (number,)):
+                lost = 0
+                yield row
 
 
 MOST_KEPT: Final = 1 << 30
@@ -309,9 +255,7 @@ class Quarantine:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._folder = directory / DAMAGED_FOLDER
-        self._added = (
-            MOST_KEPT  # since it was last looked how much there is: so much that the first time looks
-        )
+        self._added = MOST_KEPT  # bytes since the last look at how much there is: the first time looks
 
     def keep_bytes(self, name: str, content: bytes) -> None:
         """Keep bytes.

@@ -17,13 +17,13 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from typing import Final, NamedTuple
 
 from .. import _media
 from .._errors import warn_caller
-from .._names import ForeignName, NameOf, path_of
+from .._folders import ForeignName, NameOf, path_of
 from .._options import Limits
 from .._processes import renew_after_fork
 from .._record import Totals
@@ -31,7 +31,7 @@ from .base import Hits, Reason, StoreFailure, Use
 from .database import Database, Execute, Locked, fork_guard
 from .folder import Folder
 from .recovery import Quarantine
-from .schema import ENTRY_OVERHEAD, NOTE_GONE, TRIM_GONE, figures_by
+from .schema import ENTRY_OVERHEAD, NOTE_GONE, SELECT_FIGURES, TRIM_GONE
 
 __all__ = ["MISSES_PER_BATCH", "WHEN_ASKED", "Drained", "Removals", "Uses"]
 
@@ -106,7 +106,6 @@ class Uses:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._used: dict[str, tuple[int, float]] = {}
-        self._in_bulk: list[tuple[float, list[str], float]] = []
         self.renew()
         renew_after_fork(self)
 
@@ -114,8 +113,6 @@ class Uses:
         """Leave to the parent what it has noted."""
         self._lock = threading.Lock()
         self._used.clear()
-        self._in_bulk.clear()
-        self._number_in_bulk = 0
         self._hits = 0
         self.misses = 0
         self._seconds = 0.0
@@ -132,18 +129,16 @@ class Uses:
             self.write_at_once()
 
     def note_many(self, hits: Hits) -> None:
-        """Count one use of each entry that was read from the disk.
-
-        It is worked out with the next writing, so that who reads many waits for nothing.
-        """
-        seconds = [each[1] for each in hits.small.values()] + [hit.seconds for hit in hits.others.values()]
-        self._in_bulk.append((time.time(), list(hits), sum(seconds)))
-        self._number_in_bulk += len(hits)
-        if self._number_in_bulk >= LARGEST_BATCH:
-            with self._lock:
-                self._work_out_bulks()
-            if len(self._used) >= LARGEST_BATCH:
-                self.write_at_once()
+        """Count one use of each entry that was read from the disk."""
+        now, used, seconds = time.time(), self._used, hits.seconds()
+        with self._lock:
+            for key in seconds:
+                before = used.get(key)
+                used[key] = (1 if before is None else before[0] + 1), now
+            self._hits += len(seconds)
+            self._seconds += sum(seconds.values())
+        if len(used) >= LARGEST_BATCH:
+            self.write_at_once()
 
     def add(self, uses: Sequence[Use]) -> None:
         """Count hits that a memory cache has answered."""
@@ -155,15 +150,6 @@ class Uses:
         if len(self._used) >= LARGEST_BATCH:
             self.write_at_once()
 
-    def _work_out_bulks(self) -> None:
-        self._number_in_bulk = 0
-        while self._in_bulk:
-            at, keys, seconds = self._in_bulk.pop()
-            for key in keys:
-                self._add(key, 1, at)
-            self._hits += len(keys)
-            self._seconds += seconds
-
     def _add(self, key: str, count: int, at: float) -> None:
         before = self._used.get(key)
         self._used[key] = (count, at) if before is None else (count + before[0], max(at, before[1]))
@@ -171,7 +157,6 @@ class Uses:
     def drain(self) -> Drained:
         """Take what is noted."""
         with self._lock:
-            self._work_out_bulks()
             used, self._used = self._used, {}
             totals = Totals(self._hits, self.misses, self._seconds)
             self._hits, self.misses, self._seconds, self._last = 0, 0, 0.0, time.monotonic()
@@ -198,7 +183,7 @@ class Uses:
 
     def write_now_and_then(self) -> None:
         """Write what is noted if that is some time ago."""
-        if (self._used or self._in_bulk) and time.monotonic() - self._last >= WHEN_ASKED:
+        if self._used and time.monotonic() - self._last >= WHEN_ASKED:
             self.write_at_once()
 
     def write_at_once(self, *, waits: bool = False) -> None:
@@ -230,7 +215,10 @@ class Removals:
         Raises:
             StoreFailure: when the store can't be written.
         """
-        return self._folder.changed(lambda database: self._remove_where(database, condition, values, reason))
+        statement = f"SELECT rowid, filename FROM Cache WHERE raw = 1 AND ({condition})"
+        return self._folder.changed(
+            lambda database: self._remove_all(database, database.read(statement, values), reason)
+        )
 
     def remove_keys(self, keys: Iterable[str], reason: Reason) -> int:
         """Remove the entries of keys with their media, or their failed jobs, and return how many entries there were.
@@ -238,58 +226,37 @@ class Removals:
         Raises:
             StoreFailure: when the store can't be written.
         """
-        wanted = list(keys)
+        named = (json.dumps(list(keys)),)
 
-        def some(database: Database) -> Iterator[list[_Row]]:
-            for start in range(0, len(wanted), REMOVED_AT_ONCE):
-                named = json.dumps(wanted[start : start + REMOVED_AT_ONCE])
-                database.execute("DELETE FROM Failed WHERE key IN (SELECT value FROM json_each(?))", (named,))
-                yield database.read(_OF_KEYS, (named,))
+        def remove(database: Database) -> int:
+            database.execute("DELETE FROM Failed WHERE key IN (SELECT value FROM json_each(?))", named)
+            return self._remove_all(database, database.read(_OF_KEYS, named), reason)
 
-        return self._folder.changed(lambda database: self._remove_all(database, some(database), reason))
+        return self._folder.changed(remove)
 
-    def _remove_where(self, database: Database, condition: str, values: Sequence[object], reason: str) -> int:
-        statement = (
-            f"SELECT rowid, filename FROM Cache WHERE raw = 1 AND ({condition}) AND rowid > ?"
-            f" ORDER BY rowid LIMIT {REMOVED_AT_ONCE}"
-        )
-
-        def some() -> Iterator[list[_Row]]:
-            last = 0
-            while rows := database.read(statement, (*values, last)):
-                last = rows[-1][0]
-                yield rows
-
-        return self._remove_all(database, some(), reason)
-
-    def _remove_all(self, database: Database, groups: Iterable[Sequence[_Row]], reason: str) -> int:
-        """Remove entries, a transaction for each group of them."""
-        removed = self._folder.changes.change(
-            lambda: sum(self._remove(database, rows, reason) for rows in groups if rows)
-        )
+    def _remove_all(self, database: Database, rows: Sequence[_Row], reason: str) -> int:
+        """Remove entries and their media, so that no memory hands them out any more."""
+        removed = self._folder.changes.change(lambda: self._remove(database, rows, reason))
         self.remove_discarded(database)
         if removed >= REMOVED_AT_ONCE:
             self._shrink(database)
         return removed
 
     def _remove(self, database: Database, rows: Sequence[_Row], reason: str, at: float | None = None) -> int:
-        """Remove entries with their records and files, and give how many there still were."""
-        groups = (rows[start : start + REMOVED_TOGETHER] for start in range(0, len(rows), REMOVED_TOGETHER))
-        return sum(self._remove_together(database, some, reason, at) for some in groups)
+        """Remove entries with their records and files, some in each transaction; how many there still were."""
+        removed = 0
+        for start in range(0, len(rows), REMOVED_TOGETHER):
+            some = rows[start : start + REMOVED_TOGETHER]
+            these = f"({','.join(str(rowid) for rowid, _ in some)})"
 
-    def _remove_together(
-        self, database: Database, rows: Sequence[_Row], reason: str, at: float | None
-    ) -> int:
-        these = f"({','.join(str(rowid) for rowid, _ in rows)})"
+            def remove(execute: Execute, these: str = these) -> int:
+                execute(NOTE_GONE + these, (reason, time.time() if at is None else at))
+                return execute(f"DELETE FROM Cache WHERE rowid IN {these}").rowcount
 
-        def remove(execute: Execute) -> int:
-            execute(NOTE_GONE + these, (reason, time.time() if at is None else at))
-            return execute(f"DELETE FROM Cache WHERE rowid IN {these}").rowcount
-
-        removed = database.transact(remove)
-        for _, filename in rows:
-            if filename is not None:
-                self._folder.remove_file(database, filename)
+            removed += database.transact(remove)
+            for _, filename in some:
+                if filename is not None:
+                    self._folder.remove_file(database, filename)
         return removed
 
     @staticmethod
@@ -320,7 +287,7 @@ class Removals:
                 _media.discard(path_of(self._folder.directory, NameOf.RUN_FOLDER, name))
                 database.execute("DELETE FROM Discarded WHERE media = ?", (name,))
             except ForeignName as error:
-                # By its bytes: it may be no text, or no UTF-8.
+                # By its bytes: it may not be a text, or not UTF-8.
                 database.execute("DELETE FROM Discarded WHERE hex(media) = ?", (in_hex,))
                 self._folder.report_foreign(error)
 
@@ -350,14 +317,14 @@ class Removals:
                     rows.append((number, filename))
                 else:  # the damage that is reported
                     rows.append((number, None))
-            folder.changed(lambda database: self._remove_all(database, [rows], "damaged"))
+            folder.changed(lambda database: self._remove_all(database, rows, "damaged"))
         except (sqlite3.Error, OSError, StoreFailure) as error:
             _log.warning("the damaged entry %s can't be set aside: %s", key, error)
 
     def size(self, database: Database) -> int:
         """Return the size of all entries in bytes, in constant time."""
-        entries, size = figures_by(database.read)
-        return size + entries * ENTRY_OVERHEAD
+        ((entries, size),) = database.read(SELECT_FIGURES)
+        return int(size + entries * ENTRY_OVERHEAD)
 
     def keep_within(self, size_limit: int) -> None:
         """Beyond a size in bytes, remove what has expired, and then the least recently used entries.
@@ -444,7 +411,7 @@ class Removals:
         """
         self._uses.write_at_once(waits=True)
         rows = [(rowid, name) for rowid, name, _ in self.excess(limits, function)]
-        removed: int = self._folder.changed(lambda database: self._remove_all(database, [rows], "evicted"))
+        removed: int = self._folder.changed(lambda database: self._remove_all(database, rows, "evicted"))
         _log.info("removed %s entries of %s beyond %s", removed, self._folder.directory, limits)
         return removed
 

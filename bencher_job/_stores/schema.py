@@ -13,8 +13,8 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 from .._fields import IS_PATH
+from .._folders import NameOf, checked
 from .._keys import StoredFunctionVersion
-from .._names import NameOf, checked
 from .._record import LONGEST_SHORT_FORM, Draft, FailedJob, Origin, Record, Selection, shown_arguments
 from .base import Entry, Written
 from .signature import check_record, check_version, has_parts, mac_of_entry, mac_of_version
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from .signature import Signature
 
 __all__ = [
-    "COUNT_ALL",
-    "COUNT_NEW",
     "ENTRY_OVERHEAD",
     "GONE_KEPT",
     "INSERT",
@@ -53,8 +51,8 @@ __all__ = [
     "attributes_from",
     "attributes_to_bytes",
     "condition_of",
+    "count",
     "failed_job_of",
-    "figures_by",
     "is_text",
     "moment",
     "object_from",
@@ -140,7 +138,7 @@ def origin_from_json(text: str | None) -> Mapping[str, Any]:
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
     if not isinstance(origin, dict) or not _OF_ORIGINS.issuperset(map(type, origin.values())):
-        raise TypeError("what is known of its run is none")
+        raise TypeError("what is known of its run is not a dict of plain values")
     return {name: value for name, value in origin.items() if name in Origin._fields}
 
 
@@ -158,6 +156,54 @@ LARGEST_SOURCES: Final = 1 << 26
 
 STORE_VERSION: Final = 1
 """Version of the tables; kept in the database as `user_version`."""
+
+
+def _group(row: str) -> str:
+    """Return what SQL calls the function, tag and version of a row of `Cache`, by which entries are counted."""
+    return f"coalesce({row}.function, ''), coalesce({row}.tag, ''), coalesce({row}.edition, x'')"
+
+
+def _figures_of(which: str) -> str:
+    """Return a statement that reads the figures of entries, in the columns of `Counted`."""
+    # Unlike `sum`, `total` raises nothing of any size, and passes over what is no number.
+    return (
+        f"SELECT {_group('Cache')}, count(*), CAST(total(size) AS INTEGER),"
+        " CAST(total(access_count) AS INTEGER), total(access_count * seconds), total(seconds),"
+        " coalesce(max(CASE WHEN typeof(access_time) = 'real' THEN access_time END), 0.0),"
+        " coalesce(min(CASE WHEN typeof(created) = 'real' THEN created END), 0.0),"
+        " coalesce(max(CASE WHEN typeof(created) = 'real' THEN created END), 0.0), min(origin)"
+        f" FROM Cache WHERE {which} GROUP BY 1, 2, 3"
+    )
+
+
+_NEW: Final = "Cache.rowid > (SELECT counted FROM Totals)"
+
+
+def _count(which: str) -> str:
+    """Return a statement that adds the figures of entries to `Counted`."""
+    added = ", ".join(
+        f"{name} = {name} + excluded.{name}" for name in ["entries", "size", "hits", "saved", "seconds"]
+    )
+    return (
+        f"INSERT INTO Counted {_figures_of(which)} ON CONFLICT DO UPDATE SET {added},"
+        " used = max(used, excluded.used), first = min(first, excluded.first), last = max(last, excluded.last),"
+        " origin = min(origin, excluded.origin)"
+    )
+
+
+_IS_COUNTED: Final = "OLD.rowid <= (SELECT counted FROM Totals)"
+
+
+def _uncount() -> str:
+    """Return the statements of a trigger that take the old figures of a row from `Counted`."""
+    these = f"WHERE (function, tag, edition) = ({_group('OLD')}) AND {_IS_COUNTED}"
+    return (
+        "UPDATE Counted SET entries = entries - 1, size = size - coalesce(OLD.size, 0),"
+        " hits = hits - coalesce(OLD.access_count, 0), seconds = seconds - coalesce(OLD.seconds, 0),"
+        f" saved = saved - coalesce(OLD.access_count * OLD.seconds, 0) {these};"
+        f" DELETE FROM Counted {these} AND entries = 0"
+    )
+
 
 TABLES: Final = (
     "DROP TABLE IF EXISTS Cache",  # as diskcache makes it
@@ -185,16 +231,26 @@ TABLES: Final = (
     ),
     # New entries are counted some commits later, many at once: each commit has a page less to write. Those with greater
     # row numbers than `counted` are added when the figures are read.
-    "CREATE TABLE Totals (entries INTEGER NOT NULL, size INTEGER NOT NULL, hits INTEGER NOT NULL,"
-    " misses INTEGER NOT NULL, seconds REAL NOT NULL, counted INTEGER NOT NULL)",
-    "INSERT INTO Totals VALUES (0, 0, 0, 0, 0, 0)",
-    "CREATE TRIGGER Cache_replace AFTER UPDATE OF size ON Cache WHEN OLD.rowid <= (SELECT counted FROM Totals) BEGIN"
-    " UPDATE Totals SET size = size + NEW.size - OLD.size; END",
+    "CREATE TABLE Totals (hits INTEGER NOT NULL, misses INTEGER NOT NULL, seconds REAL NOT NULL,"
+    " counted INTEGER NOT NULL)",
+    "INSERT INTO Totals VALUES (0, 0, 0, 0)",
+    "CREATE TABLE Counted (function TEXT, tag TEXT, edition BLOB, entries INTEGER NOT NULL, size INTEGER NOT NULL,"
+    " hits INTEGER NOT NULL, saved REAL NOT NULL, seconds REAL NOT NULL, used REAL NOT NULL, first REAL NOT NULL,"
+    " last REAL NOT NULL, origin INTEGER,"
+    " PRIMARY KEY (function, tag, edition)) WITHOUT ROWID",
+    f"CREATE VIEW Figures AS SELECT * FROM Counted UNION ALL {_figures_of(_NEW)}",
+    f"CREATE TRIGGER Cache_replace AFTER UPDATE OF size ON Cache WHEN {_IS_COUNTED}"
+    f" BEGIN {_uncount()}; {_count('Cache.rowid = NEW.rowid')}; END",
+    # What replaces an entry has another time.
+    "CREATE TRIGGER Cache_use AFTER UPDATE OF access_count ON Cache"
+    f" WHEN NEW.store_time IS OLD.store_time AND {_IS_COUNTED} BEGIN"
+    " UPDATE Counted SET hits = hits + coalesce(NEW.access_count - OLD.access_count, 0),"
+    " saved = saved + coalesce((NEW.access_count - OLD.access_count) * NEW.seconds, 0),"
+    " used = max(used, coalesce(NEW.access_time, 0))"
+    f" WHERE (function, tag, edition) = ({_group('NEW')}); END",
     # The greatest row numbers are given again once their rows are gone.
-    "CREATE TRIGGER Cache_delete AFTER DELETE ON Cache BEGIN"
-    " UPDATE Totals SET entries = entries - (OLD.rowid <= counted),"
-    " size = size - (OLD.rowid <= counted) * OLD.size,"
-    " counted = min(counted, (SELECT coalesce(max(rowid), 0) FROM Cache)); END",
+    f"CREATE TRIGGER Cache_delete AFTER DELETE ON Cache BEGIN {_uncount()};"
+    " UPDATE Totals SET counted = min(counted, (SELECT coalesce(max(rowid), 0) FROM Cache)); END",
     "CREATE TABLE Failure (key TEXT, number INTEGER, at REAL NOT NULL, error BLOB NOT NULL,"
     " PRIMARY KEY (key, number)) WITHOUT ROWID",
     "CREATE TABLE Lease (key TEXT PRIMARY KEY, number INTEGER NOT NULL, owner INTEGER NOT NULL,"
@@ -227,10 +283,9 @@ SELECT_RECORD: Final = (
     " LEFT JOIN Origin ON Origin.number = Cache.origin LEFT JOIN Edition ON Edition.prefix = Cache.edition"
 )
 SELECT_VERSIONS: Final = (
-    "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, Edition.function, Edition.mac,"
-    " max(created), count(*)"
-    " FROM Cache JOIN Edition ON prefix = edition WHERE Cache.function = ? GROUP BY prefix"
-    " ORDER BY max(created) DESC"
+    "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, Edition.function, mac"
+    " FROM Edition JOIN Figures ON prefix = edition WHERE Figures.function = ? GROUP BY prefix"
+    " ORDER BY max(last) DESC"
 )
 SELECT_VERSION: Final = (
     "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, function, mac FROM Edition"
@@ -268,22 +323,10 @@ UPSERT: Final = (
     f"{INSERT} ON CONFLICT (key, raw) DO UPDATE SET access_count = 0, "
     f"{', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[2:])}"
 )
-SELECT_FIGURES: Final = (
-    "SELECT entries + count(Cache.rowid), Totals.size + CAST(total(Cache.size) AS INTEGER)"
-    " FROM Totals LEFT JOIN Cache ON Cache.rowid > counted"
-)
+SELECT_FIGURES: Final = "SELECT CAST(total(entries) AS INTEGER), CAST(total(size) AS INTEGER) FROM Figures"
 TRUE_FIGURES: Final = "SELECT count(*), CAST(total(size) AS INTEGER) FROM Cache"
-"""The same as `SELECT_FIGURES`, without what was counted before. Unlike `sum`, `total` raises nothing of any size."""
+"""The same as `SELECT_FIGURES`, without what was counted before."""
 
-COUNT_NEW: Final = (
-    "UPDATE Totals SET (entries, size, counted) = (SELECT Totals.entries + count(*),"
-    " Totals.size + CAST(total(Cache.size) AS INTEGER), coalesce(max(Cache.rowid), Totals.counted)"
-    " FROM Cache WHERE Cache.rowid > Totals.counted)"
-)
-COUNT_ALL: Final = (
-    "UPDATE Totals SET (entries, size, counted) ="
-    " (SELECT count(*), CAST(total(Cache.size) AS INTEGER), coalesce(max(rowid), 0) FROM Cache)"
-)
 PUT_VERSION: Final = "INSERT OR REPLACE INTO Edition VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 PUT_FAILURE: Final = "INSERT OR REPLACE INTO Failure VALUES (?, ?, ?, ?)"
 PUT_FAILED: Final = (
@@ -370,7 +413,7 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
         TypeError: when the row is damaged.
     """
     if not is_text(*row):
-        raise ValueError("it holds a text that is no UTF-8")
+        raise ValueError("it holds a text that is not UTF-8")
     key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version, *rest = row
     files, expires, stored, bound, prefix, attributes, filename, mode, mac, *of_version = rest
     known, of_function, key_version, version_mac = of_version
@@ -386,7 +429,7 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
         if type(text) is not str:
             raise TypeError(f"it holds {type(text).__name__} where a text should be")
     if type(seconds) is not float or type(size) is not int or type(media) not in (str, NoneType):
-        raise TypeError("its time, its size or its media are none")
+        raise TypeError("its time, its size or its media have another type")
     return Record(
         key=key,
         function=function,
@@ -448,7 +491,7 @@ def failed_job_of(row: tuple[Any, ...]) -> FailedJob:
     if not {str}.issuperset(map(type, texts)) or not is_text(*texts):
         raise TypeError("it holds something else where a text should be")
     if type(created) is not float or type(seconds) is not float:
-        raise TypeError("its times are none")
+        raise TypeError("its times are not numbers")
     record = Record(
         key=key,
         function=function,
@@ -464,7 +507,7 @@ def failed_job_of(row: tuple[Any, ...]) -> FailedJob:
 
 
 def is_text(*cells: object) -> bool:
-    """Whether texts came from the database whole: what is no UTF-8 in one is read as surrogates."""
+    """Whether texts came from the database whole: what is not UTF-8 in one is read as surrogates."""
     try:
         for cell in cells:
             if isinstance(cell, str) and not cell.isascii():
@@ -537,12 +580,13 @@ def version_of_row(row: tuple[Any, ...], signature: Signature) -> StoredFunction
     raise ValueError("the function's code as it stood is damaged")
 
 
-def figures_by(read: Callable[[str], list[tuple[Any, ...]]]) -> tuple[int, int]:
-    """Return the number of entries and their size in bytes."""
-    ((entries, size),) = read(SELECT_FIGURES)
-    if type(entries) is not int or type(size) is not int:  # damaged, which `verify` finds
-        ((entries, size),) = read(TRUE_FIGURES)
-    return entries, size
+def count(execute: Callable[[str], Any], *, all_again: bool = False) -> None:
+    """Count the entries that are not counted yet, inside of a transaction, or all of them from the beginning."""
+    if all_again:
+        execute("DELETE FROM Counted")
+        execute("UPDATE Totals SET counted = 0")
+    execute(_count(_NEW))
+    execute("UPDATE Totals SET counted = (SELECT coalesce(max(rowid), 0) FROM Cache)")
 
 
 def _expanded(sources: bytes) -> bytes:
@@ -584,9 +628,14 @@ VERSION: Final = "(SELECT {} FROM Edition WHERE prefix = Cache.edition)"
 
 def versions_are(versions: Collection[tuple[str, str]]) -> tuple[str, tuple[object, ...]]:
     """Return the condition that an entry is of one of some versions of the code, and its values."""
-    found = VERSION.format("fingerprint || char(10) || version")
     named = tuple("\n".join(version) for version in versions)
-    return f"coalesce({found}, char(10)) IN ({','.join('?' * len(named))})", named
+    questions = ",".join("?" * len(named))
+    condition = (
+        f"edition IN (SELECT prefix FROM Edition WHERE fingerprint || char(10) || version IN ({questions}))"
+    )
+    if ("", "") in versions:
+        condition = f"({condition} OR edition IS NULL OR edition NOT IN (SELECT prefix FROM Edition))"
+    return condition, named
 
 
 def _argument_is(name: str, values: tuple[object, ...] | None) -> tuple[str, tuple[object, ...]]:

@@ -242,7 +242,7 @@ def _refuse_exposed(path: str, name: str, status: os.stat_result) -> None:
     """
     if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_KEY_FILE:
         raise BencherJobError(
-            f"{name} is no regular file of {_LARGEST_KEY_FILE} bytes at most. Keep the secret in such a file."
+            f"{name} is not a regular file of at most {_LARGEST_KEY_FILE} bytes. Keep the secret in such a file."
         )
     if status.st_uid not in {os.geteuid(), 0}:
         raise BencherJobError(
@@ -379,7 +379,7 @@ def check_record(mac: Any, hit: tuple[Any, ...], record: tuple[Any, ...], signat
 def _check_mac(mac: Any, covered: bytes, signature: Signature) -> None:
     """Verify a MAC and what it covers, but for what its digests stand for; raises as `check_record`."""
     if type(mac) is not bytes or len(mac) != MAC_SIZE:
-        raise ValueError("its MAC is none")
+        raise ValueError("its MAC has another type or length")
     made = signature.begin(mac[:_MAC_AT] + covered).digest()
     if mac[0] == signature.kind and compare_digest(mac[_MAC_AT:], made):
         return

@@ -19,14 +19,16 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from .. import _media, _options
 from .._errors import BencherJobError, CacheWarning, UntrustedCache
-from .._names import DAMAGED_FOLDER, MEDIA_FOLDER, ForeignName, NameOf, path_of
+from .._folders import DAMAGED_FOLDER, MEDIA_FOLDER, ForeignName, NameOf, path_of
 from .._processes import may_live
 from .._record import Record
 from .._text import counted, size_text, visible
@@ -38,11 +40,10 @@ from .lookups import check_row
 from .media import check_contents, check_sizes
 from .parts import DamagedEntry, MissignedEntry, UnreadableEntry
 from .schema import (
-    COUNT_ALL,
-    SELECT_ENTRY,
     SELECT_FIGURES,
     SELECT_RECORD,
     TRUE_FIGURES,
+    count,
     is_text,
     record_of,
 )
@@ -54,7 +55,6 @@ __all__ = [
     "Finding",
     "Footprint",
     "Inspection",
-    "Wrong",
     "bytes_of",
     "clean_orphaned_media",
     "files_under",
@@ -63,7 +63,6 @@ __all__ = [
     "media_files",
     "remove_orphans",
     "verify",
-    "wrong_with",
 ]
 
 
@@ -251,20 +250,18 @@ def clean_orphaned_media(
     """
     orphans = {}
     for database in sorted(_options.cache_directory(cache_dir).glob(f"*/{DATABASE_NAME}")):
-        media = database.parent / _media.MEDIA_FOLDER
-        if not media.is_dir():
-            continue
-        folders = [each for each in media.iterdir() if _media.is_run_folder(each.name) and each.is_dir()]
         store = DiskStore(database.parent, size_limit=sys.maxsize)
-        # Also of entries whose records are damaged: what they own goes with them.
-        owned = {name for (name,) in store.files.query("SELECT DISTINCT media FROM Cache")}
+        inspection = Inspection(store.files)
+        inspection.look_at_media()
         store.close()
-        for folder in folders:
-            if folder.name not in owned and not _media.may_be_running(folder.name):
-                orphans[folder] = _media.size_of(folder)
-                if not dry_run:
-                    _media.discard(folder)
+        for folder in (database.parent / each.name for each in inspection.findings):
+            orphans[folder] = bytes_of(folder)
+            if not dry_run:
+                _media.discard(folder)
     return orphans
+
+
+clean_orphaned_media.__module__ = "bencher_job"  # the package imports it on first use
 
 
 UNDER_WAY: Final = 600.0
@@ -273,21 +270,19 @@ UNDER_WAY: Final = 600.0
 A put waits a minute for the database at most, and writes files of many entries before it commits them together."""
 
 GRACE: Final = 2.0
-"""Seconds for which what is about to be removed may stay while nothing else goes."""
+"""Seconds for which what is about to be removed may stay: a removal takes 250 rows, and then what belongs to them."""
 
 ENTRIES_AT_ONCE: Final = 100
-ROWS_AT_ONCE: Final = 2_000
 NAMES_AT_ONCE: Final = 10_000
 
 _FOLDER: Final = re.compile(r"[0-9a-f]{2}", re.ASCII)
-_ENTRIES: Final = (
-    f"{SELECT_ENTRY}> CAST(? AS TEXT) AND typeof(key) = 'text' ORDER BY key LIMIT {ENTRIES_AT_ONCE}"
-)
-_RECORDS: Final = (
-    f"{SELECT_RECORD} WHERE raw = 1 AND key > CAST(? AS TEXT) AND typeof(key) = 'text'"
-    f" ORDER BY key LIMIT {ROWS_AT_ONCE}"
-)
-_FILES_OF: Final = "SELECT files FROM Cache WHERE raw = 1 AND key = ? AND media = ?"
+_OF_VALUE: Final = "key, mode, filename, value, seconds, created, media, files, Cache.mac, Cache.rowid"
+"""The columns that `check_row` takes; those of a record follow."""
+
+_RECORD_AT: Final = len(_OF_VALUE.split())
+_FILES_AT: Final = _OF_VALUE.split(", ").index("files")
+_ENTRY: Final = f"{SELECT_RECORD.replace('SELECT', f'SELECT {_OF_VALUE},', 1)} WHERE raw = 1 AND key "
+_ENTRIES: Final = f"{_ENTRY}> CAST(? AS TEXT) AND typeof(key) = 'text' ORDER BY key LIMIT {ENTRIES_AT_ONCE}"
 _FOREIGN: Final = "SELECT rowid FROM Cache WHERE NOT (raw = 1 AND typeof(key) = 'text') ORDER BY rowid"
 _WITH_ROWS: Final = "SELECT filename FROM Cache WHERE filename IN (SELECT value FROM json_each(?))"
 _OWNED_MEDIA: Final = (
@@ -329,11 +324,13 @@ class Inspection:
 
     def run(self) -> None:
         """Look at everything, as far as the database can be read."""
-        self._run(self._database, self._entries, self._records, self._files, self._media, self._figures)
+        self._run(
+            self._database, self._entries, self._files, self.look_at_media, self._discarded, self._figures
+        )
 
     def run_for_orphans(self) -> None:
         """Look for files and folders that no entry owns, which is quick: no entry's bytes are read."""
-        self._run(self._files, self._media)
+        self._run(self._files, self.look_at_media, self._discarded)
 
     def _run(self, *looks: Callable[[], None]) -> None:
         for look in looks:
@@ -351,57 +348,35 @@ class Inspection:
                 self._find(Fault.DATABASE, DATABASE_NAME, message)
 
     def _entries(self) -> None:
-        for row in _in_steps(self._folder, _ENTRIES):
-            if not is_text(row[0]):
-                self.foreign.append(f"the entry of the key {row[0]!a} in {DATABASE_NAME}")
-                continue
-            self.entries += 1
-            wrong = _wrong_with_row(self._folder, row)
-            if wrong is None:
-                self.good += 1
-            else:
-                self.missigned += wrong.is_missigned
-                self._find(wrong.fault, row[0], wrong.detail)
-
-    def _records(self) -> None:
-        for row in _in_steps(self._folder, _RECORDS):
-            if not is_text(row[0]):
-                continue
-            try:
-                record = record_of(row, self._folder.open().signature)
-            except MissignedEntry:  # so is its value, or it is damaged: both are found already
-                continue
-            except (ValueError, TypeError) as error:
-                self._find(Fault.RECORD_DAMAGED, row[0], str(error))
-                continue
-            if record.media is not None:
-                self._files_of(record)
+        before = b""
+        while rows := self._folder.query(_ENTRIES, (before,)):
+            for row in rows:
+                self._entry(row)
+            last = os.fsencode(rows[-1][0])
+            if last <= before:
+                raise StoreDamaged(f"the index of keys of {self._folder.directory} is out of order")
+            before = last
         self.foreign += [f"row {rowid} of {DATABASE_NAME}" for (rowid,) in self._folder.query(_FOREIGN)]
 
-    def _files_of(self, record: Record) -> None:
-        """Look at the files of an entry that is there."""
-        media = record.media
-        for (files,) in self._folder.query(_FILES_OF, (record.key, media)):
-            try:
-                check_sizes(self._folder.directory, media, files)
-            except (DamagedEntry, ForeignName) as error:
-                if self._folder.query(_FILES_OF, (record.key, media)):  # it wasn't removed just now
-                    self._find(Fault.MEDIA_MISSING, record.key, str(error))
-                continue
-            try:
-                check_contents(self._folder.directory, media, files)
-            except (DamagedEntry, ForeignName) as error:
-                if self._folder.query(_FILES_OF, (record.key, media)):
-                    self._find(Fault.MEDIA_ALTERED, record.key, str(error))
+    def _entry(self, row: tuple[Any, ...]) -> None:
+        if not is_text(row[0]):
+            self.foreign.append(f"the entry of the key {row[0]!a} in {DATABASE_NAME}")
+            return
+        self.entries += 1
+        wrong = _wrong_with(self._folder, row)
+        if wrong is None:
+            self.good += 1
+        else:
+            self.missigned += wrong.is_missigned
+            self._find(wrong.fault, row[0], wrong.detail)
 
     def _files(self) -> None:
         suspects: list[str] = []
         files = self._value_files()
-        while some := list(itertools.islice(files, NAMES_AT_ONCE)):
-            new = {name for name, is_new in some if is_new}
-            stray = _without_rows(self._folder, [name for name, _ in some])
-            self.under_way += sum(name in new for name in stray)
-            suspects += [name for name in stray if name not in new]
+        while some := dict(itertools.islice(files, NAMES_AT_ONCE)):
+            stray = _without_rows(self._folder, [*some])
+            self.under_way += sum(some[name] for name in stray)
+            suspects += [name for name in stray if not some[name]]
         for name in _lasting(suspects, lambda: _without_rows(self._folder, suspects)):
             self._find(Fault.STRAY_FILE, name)
 
@@ -432,14 +407,22 @@ class Inspection:
                 for file in _in_folder(inner.path):
                     yield f"{outer.name}/{inner.name}/{file.name}", file
 
-    def _media(self) -> None:
+    def look_at_media(self) -> None:
+        """Look for folders of runs that no entry owns, not even a damaged one, and no process can be at."""
         folders = _in_folder(self._folder.directory / MEDIA_FOLDER)
-        while some := [entry.name for entry in itertools.islice(folders, NAMES_AT_ONCE)]:
-            names = json.dumps(some)
-            owned = {media for (media,) in self._folder.query(_OWNED_MEDIA, (names, names))}
-            for name in some:
-                if name not in owned:
-                    self._unowned_media(name)
+        while some := {entry.name: entry for entry in itertools.islice(folders, NAMES_AT_ONCE)}:
+            names = json.dumps([*some])
+            for (media,) in self._folder.query(_OWNED_MEDIA, (names, names)):
+                some.pop(media, None)
+            for name, entry in some.items():
+                if not os.path.lexists(entry.path):
+                    continue
+                if not entry.is_dir(follow_symlinks=False) or not _media.is_run_folder(name):
+                    self.foreign.append(f"{MEDIA_FOLDER}/{name}")
+                elif not _media.may_be_running(name):
+                    self._find(Fault.STRAY_MEDIA, f"{MEDIA_FOLDER}/{name}")
+
+    def _discarded(self) -> None:
         for name in _lasting(_discarded(self._folder), lambda: _discarded(self._folder)):
             try:
                 path = path_of(self._folder.directory, NameOf.RUN_FOLDER, name)
@@ -448,32 +431,12 @@ class Inspection:
             else:
                 self._find(Fault.DISCARDED_MEDIA, str(path.relative_to(self._folder.directory)))
 
-    def _unowned_media(self, name: str) -> None:
-        folder = self._folder.directory / MEDIA_FOLDER / name
-        if not os.path.lexists(folder):
-            return
-        if folder.is_symlink() or not folder.is_dir() or not _media.is_run_folder(name):
-            self.foreign.append(f"{MEDIA_FOLDER}/{name}")
-        elif not _media.may_be_running(name):
-            self._find(Fault.STRAY_MEDIA, f"{MEDIA_FOLDER}/{name}")
-
     def _figures(self) -> None:
         ((count, size, true_count, true_size),) = self._folder.query(_FIGURES)
         if count != true_count:
             self._find(Fault.MISCOUNTED, "entries", f"{count} are counted, and there are {true_count}")
         if size != true_size:
             self._find(Fault.MISCOUNTED, "size", f"{size} bytes are counted, and there are {true_size}")
-
-
-def _in_steps(folder: Folder, statement: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of entries in the order of their keys, by statements that each return some after a key."""
-    before = b""
-    while rows := folder.query(statement, (before,)):
-        yield from rows
-        last = os.fsencode(rows[-1][0])
-        if last <= before:
-            raise StoreDamaged(f"the index of keys of {folder.directory} is out of order")
-        before = last
 
 
 def _in_folder(path: str | Path) -> Iterator[os.DirEntry[str]]:
@@ -485,34 +448,42 @@ def _in_folder(path: str | Path) -> Iterator[os.DirEntry[str]]:
         pass
 
 
-def wrong_with(folder: Folder, key: str) -> Wrong | None:
-    """Return what is wrong with the bytes of a key's entry; None if it is right or missing."""
-    rows = folder.query(SELECT_ENTRY + "= ?", (key,))
-    return _wrong_with_row(folder, rows[0]) if rows else None
-
-
-def _wrong_with_row(folder: Folder, row: tuple[Any, ...]) -> Wrong | None:
-    """Return what is wrong with an entry, if this row of `SELECT_ENTRY` is still its row."""
+def _wrong_with(folder: Folder, row: tuple[Any, ...]) -> Wrong | None:
+    """Return what is wrong with an entry, if this row of `_ENTRY` is still its row."""
     while True:
-        opened = folder.open()
-        try:
-            check_row(row, opened)
-        except FileNotFoundError:
-            wrong = Wrong(Fault.FILE_MISSING)
-        except DamagedEntry as error:
-            wrong = Wrong(Fault.DAMAGED, str(error))
-        except MissignedEntry as error:
-            wrong = Wrong(Fault.UNREADABLE, str(error), is_missigned=error.is_signed)
-        except (UnreadableEntry, UntrustedCache, OSError) as error:
-            wrong = Wrong(Fault.UNREADABLE, str(error))
-        else:
-            return None
-        rows = folder.query(SELECT_ENTRY + "= ?", (row[0],))
+        wrong = _wrong_with_row(folder, row)
+        rows = [] if wrong is None else folder.query(_ENTRY + "= ?", (row[0],))
         if not rows:
             return None
         if rows[0] == row:  # a file is removed after its row only, so this is no removal that is under way
             return wrong
         row = rows[0]
+
+
+def _wrong_with_row(folder: Folder, row: tuple[Any, ...]) -> Wrong | None:
+    opened = folder.open()
+    try:
+        check_row(row[:_RECORD_AT], opened)
+    except FileNotFoundError:
+        return Wrong(Fault.FILE_MISSING, "its value file is missing")
+    except DamagedEntry as error:
+        return Wrong(Fault.DAMAGED, str(error))
+    except (UnreadableEntry, UntrustedCache, OSError) as error:
+        is_signed = isinstance(error, MissignedEntry) and error.is_signed
+        return Wrong(Fault.UNREADABLE, str(error), is_missigned=is_signed)
+    try:
+        media = record_of(row[_RECORD_AT:], opened.signature).media
+    except (ValueError, TypeError, MissignedEntry) as error:
+        return Wrong(Fault.RECORD_DAMAGED, f"its record is damaged: {error}")
+    fault, files = Fault.MEDIA_MISSING, row[_FILES_AT]
+    try:
+        if media is not None:
+            check_sizes(folder.directory, media, files)
+            fault = Fault.MEDIA_ALTERED
+            check_contents(folder.directory, media, files)
+    except (DamagedEntry, ForeignName) as error:
+        return Wrong(fault, str(error))
+    return None
 
 
 def _without_rows(folder: Folder, names: Sequence[str]) -> list[str]:
@@ -526,16 +497,12 @@ def _discarded(folder: Folder) -> list[str]:
 
 
 def _lasting(suspects: list[str], look: Callable[[], list[str]]) -> list[str]:
-    """Return the suspects that last. Those that disappear one after the other are being removed by a process."""
-    left = suspects
-    patience = time.monotonic() + GRACE
-    while left and time.monotonic() < patience:
-        time.sleep(GRACE / 20)
-        still = set(look())
-        if any(name not in still for name in left):
-            left = [name for name in left if name in still]
-            patience = time.monotonic() + GRACE
-    return left
+    """Return the suspects that last. The others are being removed by a process."""
+    if not suspects:
+        return []
+    time.sleep(GRACE)
+    still = set(look())
+    return [name for name in suspects if name in still]
 
 
 _log = logging.getLogger(__name__)
@@ -640,12 +607,6 @@ def _mend(store: DiskStore, finding: Finding) -> bool:
     """Mend what was found; whether it is right now."""
     name, is_right = finding.name, True
     match finding.fault:
-        case Fault.DAMAGED | Fault.FILE_MISSING:
-            is_right = _mend_entry(store, finding)
-        case Fault.RECORD_DAMAGED:
-            is_right = _set_aside(store, name, f"its record is damaged: {finding.detail}")
-        case Fault.MEDIA_MISSING | Fault.MEDIA_ALTERED:
-            is_right = _set_aside(store, name, finding.detail)
         case Fault.STRAY_FILE:
             store.open().disk.remove(name)
             is_right = not os.path.lexists(store.folder / name)
@@ -654,26 +615,21 @@ def _mend(store: DiskStore, finding: Finding) -> bool:
         case Fault.DISCARDED_MEDIA:
             store.files.changed(store.removals.remove_discarded)
         case Fault.MISCOUNTED:
-            store.files.changed(lambda database: database.execute(COUNT_ALL))
+            store.files.changed(lambda database: database.transact(partial(count, all_again=True)))
         case Fault.DATABASE | Fault.UNREADABLE:
             is_right = False
+        case _:
+            is_right = _mend_entry(store, finding)
     return is_right
 
 
 def _mend_entry(store: DiskStore, finding: Finding) -> bool:
-    """Set an entry aside if its bytes still are what they were found to be; whether nothing is wrong with it now."""
-    wrong = wrong_with(store.files, finding.name)
+    """Set an entry aside if it still is what it was found to be; whether nothing is wrong with it now."""
+    rows = store.files.query(_ENTRY + "= ?", (finding.name,))
+    wrong = _wrong_with(store.files, rows[0]) if rows else None
     if wrong is None:
         return True
-    if wrong.fault is not finding.fault:
-        return False
-    return _set_aside(store, finding.name, wrong.detail or "its value file is missing")
-
-
-def _set_aside(store: DiskStore, key: str, reason: str) -> bool:
-    """Set an entry aside; whether it is gone."""
-    try:
-        store.removals.set_aside(key, reason)
-    except CacheWarning:  # where warnings are errors: an audit tells all of it itself
-        pass
-    return not store.has(key)
+    if wrong.fault is finding.fault:
+        with suppress(CacheWarning):  # where warnings are errors: an audit tells all of it itself
+            store.removals.set_aside(finding.name, wrong.detail)
+    return not store.has(finding.name)

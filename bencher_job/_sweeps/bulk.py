@@ -25,7 +25,7 @@ from collections.abc import (
 )
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .._cache import Prefetched
 from .._errors import BencherJobError
@@ -38,7 +38,6 @@ from .._stores import MISS
 
 if TYPE_CHECKING:
     import asyncio
-if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 __all__ = [
@@ -46,7 +45,6 @@ __all__ = [
     "AsynchronousCalls",
     "Bulk",
     "Call",
-    "Calls",
     "PlainCalls",
     "answers",
     "answers_in_loop",
@@ -68,24 +66,6 @@ class Call(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     repeat: int = 0
-
-
-class Calls(Protocol):
-    """A source of numbered calls.
-
-    Attributes:
-        is_ended: whether there are no more calls.
-        problem: the exception with which their iterator ended, or None.
-    """
-
-    is_ended: bool
-    problem: Exception | None
-
-    def some(self, wanted: int) -> list[tuple[int, Call]]:
-        """Return up to `wanted` calls that are available without waiting."""
-
-    async def close(self) -> None:
-        """Stop reading."""
 
 
 class PlainCalls:
@@ -113,9 +93,6 @@ class PlainCalls:
     def some(self, wanted: int) -> list[tuple[int, Call]]:
         """Return up to `wanted` calls, fewer if reading takes long."""
         return list(self.each(wanted))
-
-    async def close(self) -> None:
-        """Do nothing: calls are read on demand only."""
 
 
 class AsynchronousCalls:
@@ -177,17 +154,20 @@ ROOM_IN_LOOP: Final = 100
 
 @dataclass(slots=True)
 class Answer:
-    """The outcome of a call: a stored value, the future of a job, or an error that kept it from becoming a job.
+    """A call and its outcome: a stored value, the future of a job, or an error that kept it from becoming a job.
 
     Attributes:
         number: the number of the call.
         identity: the key of the call with its inputs; None if no key could be made.
         future: the future of the job; None if no job was needed.
+        asked: the lookup that missed, if the job runs in line when the answer is taken.
     """
 
     number: int
+    call: Call
     identity: Identity | None
     future: JobFuture[Any] | None = None
+    asked: Prefetched | None = None
     _value: Any = None
     _error: BaseException | None = None
 
@@ -214,31 +194,9 @@ class Answer:
             return self.future.exception()
         return self._error
 
-
-@dataclass(slots=True)
-class _Read:
-    """A call that was read, with its key at that time."""
-
-    number: int
-    call: Call
-    identity: Identity
-
-
-@dataclass(slots=True)
-class _Prepared:
-    """The job of a call whose result was not found, and the lookup that missed."""
-
-    read: _Read
-    job: Job
-    asked: Prefetched
-
-
-@dataclass(slots=True)
-class _Unstarted:
-    """A job that runs in line when its answer is taken."""
-
-    read: _Read
-    asked: Prefetched
+    def fail(self, error: BaseException) -> None:
+        """Settle the call by an error."""
+        self.identity, self._error = None, error
 
 
 @dataclass(slots=True)
@@ -255,11 +213,11 @@ class Bulk:
     room: int = 0
     asker: Caller | None = None
     notify: Callable[[], object] | None = None
-    _line: deque[Answer | _Unstarted] = field(default_factory=deque)
+    _line: deque[Answer] = field(default_factory=deque)
     """The answers to take next: in the order of the calls, or as they completed."""
     _running: dict[int, Answer] = field(default_factory=dict)
     _done: queue.SimpleQueue[int] = field(default_factory=queue.SimpleQueue)
-    _read: list[_Read | Answer] = field(default_factory=list)
+    _read: list[Answer] = field(default_factory=list)
     _known: Known = field(default_factory=dict)
     """The encodings of arguments shared by the calls that were read, valid until a job runs."""
     _size: int = 1
@@ -287,16 +245,15 @@ class Bulk:
     def read(self, number: int, call: Call) -> None:
         """Add a call and make its key now, because its arguments may change later."""
         keys = self.cache.keys
+        answer = Answer(number, call, None)
         try:
             if keys.reads_files:
-                call = Call(*keys.anchored(call.args, call.kwargs), call.repeat)
+                answer.call = call = Call(*keys.anchored(call.args, call.kwargs), call.repeat)
             identity = keys.identity(call.args, call.kwargs, self._known)
+            answer.identity = keys.repeated(identity, call.repeat) if call.repeat else identity
         except Exception as error:  # noqa: BLE001 - a class's own __job_key__ can raise anything
-            self._read.append(Answer(number, None, _error=error))
-        else:
-            if call.repeat:
-                identity = keys.repeated(identity, call.repeat)
-            self._read.append(_Read(number, call, identity))
+            answer.fail(error)
+        self._read.append(answer)
 
     def take(self, calls: Iterable[tuple[int, Call]]) -> None:
         """Add calls and look them up together."""
@@ -313,25 +270,20 @@ class Bulk:
         group, self._read = self._read, []
         if not group:
             return False
-        values, asked = self.cache.look_up([read.identity[0] for read in group if type(read) is _Read])
+        keyed = [answer for answer in group if answer.identity is not None]
+        values, asked = self.cache.look_up([answer.identity[0] for answer in keyed])  # type: ignore[index]
         self._size = min(2 * self._size, LARGEST_FETCH if asked.fetched else LARGEST_LOOKUP)
-        found = iter(values)
-        missing: list[_Read] = []
-        given: list[Answer | _Read] = []
-        for read in group:
-            if type(read) is Answer:
-                given.append(read)
-            elif (value := next(found)) is not MISS:
-                given.append(Answer(read.number, read.identity, _value=value))
+        missing = []
+        for answer, value in zip(keyed, values, strict=True):
+            if value is MISS:
+                answer.asked = asked
+                missing.append(answer)
             else:
-                given.append(read)
-                missing.append(read)  # type: ignore[arg-type]
-        if self._in_line:
-            self._line += [each if type(each) is Answer else _Unstarted(each, asked) for each in given]  # type: ignore[arg-type]
-        else:
-            started = iter(self._started(missing, asked))
-            for each in given:
-                self._take_in(each if type(each) is Answer else next(started))
+                answer._value = value  # noqa: SLF001 - its own module
+        if not self._in_line:
+            self._start(missing, asked)
+        for answer in group:
+            self._take_in(answer)
         self._known.clear()
         return True
 
@@ -345,62 +297,58 @@ class Bulk:
             notify = self.notify
             answer.future.add_done_callback(lambda _: notify())
 
-    def _started(self, reads: Sequence[_Read], asked: Prefetched) -> list[Answer]:
+    def _start(self, missing: Sequence[Answer], asked: Prefetched) -> None:
         """Start the jobs of calls with their present arguments, together unless they run in this thread."""
         keys = self.cache.keys
-        function_version = (
-            keys.function_version if reads else None
-        )  # no user code runs before all jobs are prepared
+        # No user code runs before all jobs are prepared.
+        function_version = keys.function_version if missing else None
         lasts = keys.check_of(function_version) is not None
-        prepared = [self._prepared(read, asked, function_version, lasts=lasts) for read in reads]
-        if self._in_line or self.asker is not None:
-            return [self._with_future(each) for each in prepared]
-        jobs = [each.job for each in prepared if type(each) is _Prepared and each.asked is asked]
-        futures = iter(self.cache.start_many(jobs, asked))
-        return [
-            Answer(each.read.number, each.read.identity, next(futures))
-            if type(each) is _Prepared and each.asked is asked
-            else self._with_future(each)
-            for each in prepared
-        ]
+        jobs = [(each, self._job(each, function_version, lasts=lasts)) for each in missing]
+        together: list[tuple[Answer, Job]] = []
+        for answer, job in jobs:
+            lookup, answer.asked = answer.asked, None
+            if job is None or lookup is None:
+                continue
+            if self._in_line or self.asker is not None or lookup is not asked:
+                answer.future = self.cache.start(job, lookup, self.asker)
+            else:
+                together.append((answer, job))
+        futures = self.cache.start_many([job for _, job in together], asked)
+        for (answer, _), future in zip(together, futures, strict=True):
+            answer.future = future
 
-    def _with_future(self, prepared: Answer | _Prepared) -> Answer:
-        if type(prepared) is Answer:
-            return prepared
-        read = prepared.read  # type: ignore[union-attr]
-        future = self.cache.start(prepared.job, prepared.asked, self.asker)  # type: ignore[union-attr]
-        return Answer(read.number, read.identity, future)
-
-    def _prepared(
-        self, read: _Read, asked: Prefetched, function_version: FunctionVersion | None, *, lasts: bool = False
-    ) -> Answer | _Prepared:
-        """Make the job of a call with its present arguments.
+    def _job(
+        self, answer: Answer, function_version: FunctionVersion | None, *, lasts: bool = False
+    ) -> Job | None:
+        """Make the job of a call with its present arguments, or return None if it is settled without.
 
         With `lasts` the earlier key is still valid if the function version is the same and the arguments can't change.
         """
-        call = read.call
-        if (
-            lasts
-            and read.identity[2] is function_version
-            and can_not_change((*call.args, *call.kwargs.values()))
+        call, before, keys = answer.call, answer.identity, self.cache.keys
+        if before is None:
+            return None
+        identity = before
+        if not (
+            lasts and before[2] is function_version and can_not_change((*call.args, *call.kwargs.values()))
         ):
-            identity = read.identity
-        else:
             known = None if self._in_line else self._known  # a job that ran in line may have changed them
-            identity = self.cache.keys.identity(call.args, call.kwargs, known, function_version)
-            identity = self.cache.keys.repeated(identity, call.repeat)
+            identity = keys.identity(call.args, call.kwargs, known, function_version)
+            identity = keys.repeated(identity, call.repeat)
         job = self.cache.job(call.args, call.kwargs, identity, call.repeat)
-        if job.bound != read.identity[1] and not job.files:
-            changed = BencherJobError(
-                f"An argument of {job!r} has changed since the call was read, and calls are read ahead. Give each "
-                f"call objects of its own, and let no job change them."
+        if job.bound != before[1] and not job.files:
+            answer.fail(
+                BencherJobError(
+                    f"An argument of {job!r} has changed since the call was read, and calls are read ahead. Give each "
+                    f"call objects of its own, and let no job change them."
+                )
             )
-            return Answer(read.number, None, _error=changed)
-        if job.job_key != read.identity[0]:  # the code has changed, or a file that counts by content
-            (value,), asked = self.cache.look_up([job.job_key])
+            return None
+        if job.job_key != before[0]:  # the code has changed, or a file that counts by content
+            (value,), answer.asked = self.cache.look_up([job.job_key])
             if value is not MISS:
-                return Answer(read.number, read.identity, _value=value)
-        return _Prepared(read, job, asked)
+                answer._value = value  # noqa: SLF001 - its own module
+                return None
+        return job
 
     def ready(self) -> Iterator[Answer]:
         """Yield the answers that are available without waiting for another process or thread."""
@@ -408,14 +356,12 @@ class Bulk:
         while True:
             while line:
                 first = line[0]
-                if type(first) is _Unstarted:
-                    line.popleft()
-                    yield from self._started([first.read], first.asked)
-                elif first.future is None or first.future.done():  # type: ignore[union-attr]
-                    line.popleft()
-                    yield first  # type: ignore[misc]
-                else:
+                if first.future is not None and not first.future.done():
                     return
+                line.popleft()
+                if first.asked is not None:
+                    self._start([first], first.asked)
+                yield first
             try:
                 line.append(self._running.pop(self._done.get_nowait()))
             except queue.Empty:
@@ -426,7 +372,7 @@ class Bulk:
         if self._line:  # in order, and the first of them is running
             # Not `futures.wait`, whose interruption may leave a lock held.
             done: queue.SimpleQueue[object] = queue.SimpleQueue()
-            self._line[0].future.add_done_callback(done.put)  # type: ignore[union-attr]
+            self._line[0].future.add_done_callback(done.put)  # type: ignore[union-attr]  # it runs
             done.get()
         else:
             self._line.append(self._running.pop(self._done.get()))
@@ -436,7 +382,7 @@ class Bulk:
         untaken = [*self._line, *self._running.values()]
         self._line.clear()
         self._running.clear()
-        return [each.future for each in untaken if type(each) is Answer and each.future is not None]
+        return [each.future for each in untaken if each.future is not None]
 
 
 def answers(bulk: Bulk, calls: Iterator[tuple[int, Call]]) -> Generator[Answer, None, None]:
@@ -471,9 +417,7 @@ async def answers_in_loop(
 
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
     bulk.notify = lambda: _call_in(loop, changed.set)
-    source: Calls = (
-        PlainCalls(calls) if isinstance(calls, Iterator) else AsynchronousCalls(calls, changed.set)
-    )
+    source = PlainCalls(calls) if isinstance(calls, Iterator) else AsynchronousCalls(calls, changed.set)
     try:
         while True:
             for answer in bulk.ready():
@@ -489,7 +433,8 @@ async def answers_in_loop(
             else:
                 return
     finally:
-        await source.close()
+        if isinstance(source, AsynchronousCalls):
+            await source.close()
         await asyncio.gather(*(future.end() for future in bulk.drop()))
 
 

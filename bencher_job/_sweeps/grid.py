@@ -11,11 +11,11 @@ import math
 import random
 import statistics
 import traceback
-from array import array
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, overload
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from .. import _text
 from .._errors import UnkeyableArgument
@@ -25,6 +25,8 @@ from .._text import counted
 
 if TYPE_CHECKING:
     import pandas
+
+_Item = TypeVar("_Item")
 
 __all__ = ["ABSENT", "Durations", "Failures", "Grid", "Rows", "SweepFailure"]
 
@@ -45,14 +47,16 @@ class Grid(Sequence[dict[str, Any]]):
     """
 
     def __init__(self, axes: Mapping[str, Iterable[Any]], ignored: Collection[str] = ()) -> None:
-        self.axes = {name: list(values) for name, values in axes.items()}
+        self.axes: dict[str, Sequence[Any]] = {
+            name: values if isinstance(values, range) else list(values) for name, values in axes.items()
+        }
         self._ignored = ignored
         sizes = list(map(len, self.axes.values()))
         self._length = math.prod(sizes)
         self._strides = [(math.prod(sizes[axis + 1 :]), size) for axis, size in enumerate(sizes)]
 
     @cached_property
-    def _firsts(self) -> list[list[int]]:
+    def _firsts(self) -> list[Sequence[int]]:
         return [
             [0] * len(values) if name.partition(".")[0] in self._ignored else _firsts_of(values)
             for name, values in self.axes.items()
@@ -61,7 +65,7 @@ class Grid(Sequence[dict[str, Any]]):
     @cached_property
     def has_twins(self) -> bool:
         """Whether some combinations are the same job, because a value repeats or its parameter is ignored."""
-        return any(firsts != list(range(len(firsts))) for firsts in self._firsts)
+        return any(first != place for firsts in self._firsts for place, first in enumerate(firsts))
 
     def __len__(self) -> int:
         return self._length
@@ -116,26 +120,31 @@ class Grid(Sequence[dict[str, Any]]):
         return number
 
 
-def _firsts_of(values: Sequence[Any]) -> list[int]:
+def _firsts_of(values: Sequence[Any]) -> Sequence[int]:
     """Return for each value the index of the first value with the same key."""
-    seen: dict[bytes, int] = {}
+    if isinstance(values, range):
+        return range(len(values))
+    seen: dict[object, int] = {}
     firsts = []
     for place, value in enumerate(values):
         try:
-            firsts.append(seen.setdefault(digest(value), place))
+            firsts.append(seen.setdefault(value if type(value) in {int, str} else digest(value), place))
         except UnkeyableArgument:  # its job will report it
             firsts.append(place)
     return firsts
 
 
 SHORTEST: Final = 1e-6
-"""Minimum duration of a job in seconds, so that it has a logarithm."""
+"""Minimum duration of a job in seconds, so that a factor is never 0."""
 
 ROUNDS: Final = 12
 """Iterations of the fit. More than one is needed where few combinations have run, unevenly."""
 
-MOST_FITTED: Final = 1000
-"""Maximum number of durations that the factors are fitted to."""
+MOST_KNOWN: Final = 100_000
+"""Maximum number of combinations whose durations are kept."""
+
+MOST_SAMPLED: Final = 1000
+"""Maximum number of durations that the factors are fitted to, and of those that a total is estimated from."""
 
 
 class Durations:
@@ -150,78 +159,59 @@ class Durations:
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._numbers = array("q")
-        self._seconds = array("d")
+        self._known: dict[int, tuple[float, int]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._numbers)
+        return bool(self._known)
 
     def add(self, number: int, seconds: float) -> None:
         """Add the duration of one repeat of a combination. Call this before any `expected`."""
-        self._numbers.append(number)
-        self._seconds.append(seconds)
+        mean, count = self._known.get(number, (0.0, 0))
+        if count or len(self._known) < MOST_KNOWN:
+            self._known[number] = mean + (seconds - mean) / (count + 1), count + 1
+
+    def total(self, numbers: Sequence[int]) -> float:
+        """Estimate the total duration of some combinations. Needs at least one duration."""
+        some = _sampled(numbers)
+        return len(numbers) * statistics.fmean(map(self.expected, some)) if some else 0.0
 
     def expected(self, number: int) -> float:
         """Estimate the duration of a combination. Needs at least one duration."""
-        own = self._means.get(number)
-        return self._fitted.at(self._grid.place(number)) if own is None else own
+        own = self._known.get(number)
+        return _product(self._factors, (0, *self._grid.place(number))) if own is None else own[0]
 
     @cached_property
-    def _means(self) -> dict[int, float]:
-        """The mean duration of each combination that has run."""
-        known: dict[int, tuple[float, int]] = {}
-        for number, seconds in zip(self._numbers, self._seconds, strict=True):
-            total, count = known.get(number, (0.0, 0))
-            known[number] = total + seconds, count + 1
-        return {number: total / count for number, (total, count) in known.items()}
-
-    @cached_property
-    def _fitted(self) -> _Factors:
-        some = list(self._means.items())
-        if len(some) > MOST_FITTED:
-            some = random.Random(0).sample(some, MOST_FITTED)  # noqa: S311 - a reproducible sample
-        sizes = list(map(len, self._grid.axes.values()))
-        return _Factors.fitted([(self._grid.place(number), seconds) for number, seconds in some], sizes)
-
-
-class _Factors:
-    """The factor of each value of each axis in a duration, as logarithms."""
-
-    def __init__(self, level: float, sizes: Iterable[int]) -> None:
-        self._level = level
-        self._effects = [[0.0] * size for size in sizes]
-
-    def at(self, place: Sequence[int]) -> float:
-        return math.exp(self._logarithm(place))
-
-    def _logarithm(self, place: Sequence[int]) -> float:
-        return self._level + math.fsum(effect[at] for effect, at in zip(self._effects, place, strict=True))
-
-    @classmethod
-    def fitted(cls, known: Sequence[tuple[Sequence[int], float]], sizes: Iterable[int]) -> _Factors:
-        """Fit the factors to durations, one axis after the other.
-
-        A value that has not run gets the mean factor of those that have.
-        """
-        logarithms = [(place, math.log(max(seconds, SHORTEST))) for place, seconds in known]
-        factors = cls(statistics.fmean(logarithm for _, logarithm in logarithms), sizes)
+    def _factors(self) -> list[defaultdict[int, float]]:
+        """A factor for all combinations, and one for each value of each axis, fitted one axis after the other."""
+        known = [
+            ((0, *self._grid.place(number)), max(seconds, SHORTEST))
+            for number, (seconds, _) in _sampled([*self._known.items()])
+        ]
+        factors = [defaultdict[int, float](lambda: 1.0) for _ in known[0][0]]
         for _ in range(ROUNDS):
-            for axis, effect in enumerate(factors._effects):
-                rest: dict[int, list[float]] = {}
-                for place, logarithm in logarithms:
-                    rest.setdefault(place[axis], []).append(logarithm - factors._logarithm(place))
-                for at, differences in rest.items():
-                    effect[at] += statistics.fmean(differences)
-        for axis, effect in enumerate(factors._effects):
-            seen = [effect[place[axis]] for place, _ in logarithms]
-            unseen = set(range(len(effect))).difference(place[axis] for place, _ in logarithms)
-            mean = math.log(statistics.fmean(map(math.exp, seen)))
-            for at in unseen:
-                effect[at] = mean
-        # The mean of logarithms is below the logarithm of the mean, so scale to the total of the durations.
-        fitted = math.fsum(factors.at(place) for place, _ in known)
-        factors._level += math.log(math.fsum(max(seconds, SHORTEST) for _, seconds in known) / fitted)
+            for axis, factor in enumerate(factors):
+                ratios = defaultdict[int, list[float]](list)
+                for place, seconds in known:
+                    ratios[place[axis]].append(seconds / _product(factors, place))
+                for value, some in ratios.items():
+                    factor[value] *= statistics.geometric_mean(some)
+        for axis, factor in enumerate(
+            factors
+        ):  # a value that has not run is like the mean of those that have
+            mean = statistics.fmean([factor[place[axis]] for place, _ in known])
+            factor.default_factory = partial(float, mean)
+        # The geometric mean is below the mean, so scale to the total of the durations.
+        fitted = sum(_product(factors, place) for place, _ in known)
+        factors[0][0] *= sum(seconds for _, seconds in known) / fitted
         return factors
+
+
+def _sampled(items: Sequence[_Item]) -> Sequence[_Item]:
+    return items if len(items) <= MOST_SAMPLED else random.Random(0).sample(items, MOST_SAMPLED)  # noqa: S311 - reproducible
+
+
+def _product(factors: Sequence[Mapping[int, float]], place: Iterable[int]) -> float:
+    return math.prod(factor[value] for factor, value in zip(factors, place, strict=True))
 
 
 ROWS_SHOWN: Final = 10

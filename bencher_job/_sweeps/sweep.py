@@ -31,7 +31,7 @@ from .._keys.arguments import signature_of
 from .._loops import await_in_thread, caller, is_coroutine_function, run_to_end, running_loop
 from .._record import Plan, short_form
 from .._text import counted
-from .._views.progress import Progress, is_shown, progress_bar
+from .._views.progress import Progress, Silent, is_shown, progress_bar
 from .bulk import Answer, Bulk, Call, answers, answers_in_loop
 from .grid import ABSENT, Durations, Failures, Grid, Rows, SweepFailure
 
@@ -232,7 +232,7 @@ class Sweep:
     def _expected(self, durations: Durations, missing: Sequence[int]) -> float | None:
         """Estimate the total duration of some combinations in seconds."""
         if durations:
-            return sum(map(durations.expected, missing))
+            return durations.total(missing)
         history, name = self._cache.cache.history, self._cache.name
         for version in history.versions(name):  # the latest first
             latest = history.of_version(name, prefix=version.prefix, limit=RECORDS_ASKED)
@@ -326,7 +326,7 @@ class Sweep:
         return self._futures()
 
     def _futures(self) -> Iterator[JobFuture[Any]]:
-        with closing(self._answers(_Unseen())) as given:
+        with closing(self._answers(Silent())) as given:
             for cell, answer in given:
                 yield self._future(cell, answer)
 
@@ -390,11 +390,13 @@ class Sweep:
             BencherJobError: when matplotlib, of the extra `plot`, is not installed.
             ValueError: when there is nothing to draw, or a name or kind is unknown.
         """
-        from .._views.plot import draw, new_axes, picture_of  # slow to import
+        from .._views.plot import draw, new_figure, picture_of  # slow to import
 
         axes, rows = _by_fields(self.points.axes, self.results)
         picture = picture_of(axes, rows, x=x, y=y, by=by, kind=kind)
-        return draw(picture, new_axes() if ax is None else ax, self._title, labels or {})
+        return draw(
+            picture, new_figure(shown=True).subplots() if ax is None else ax, self._title, labels or {}
+        )
 
     def save(self, path: str | os.PathLike[str], *, dpi: float = 150, **chosen: Any) -> None:
         """Draw the results into a file, with the options of `plot`. The file's extension sets the format.
@@ -405,7 +407,7 @@ class Sweep:
         """
         from .._views.plot import new_figure  # as above
 
-        figure = new_figure()
+        figure = new_figure(shown=False)
         self.plot(ax=figure.subplots(), **chosen)
         figure.savefig(path, dpi=dpi)
 
@@ -431,7 +433,7 @@ class Sweep:
 
     async def __aiter__(self) -> AsyncIterator[JobFuture[Any]]:
         """Yield the future of each job as it completes, without blocking the event loop."""
-        async with aclosing(self._answers_in_loop(_Unseen())) as given:
+        async with aclosing(self._answers_in_loop(Silent())) as given:
             async for cell, answer in given:
                 yield self._future(cell, answer)
 
@@ -492,13 +494,6 @@ def _print_no_traceback() -> None:
             before(kind, error, trace)
 
     sys.excepthook = print_message
-
-
-class _Unseen:
-    """A progress bar that shows nothing."""
-
-    def advance(self, *, hit: bool, failed: bool) -> None:
-        """Show nothing."""
 
 
 def _error_of(answer: Answer) -> BaseException | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["KINDS", "Kind", "Picture", "Point", "draw", "new_axes", "new_figure", "picture_of"]
+__all__ = ["KINDS", "Kind", "Picture", "Point", "draw", "new_figure", "picture_of"]
 
 
 Kind = Literal["line", "bar", "heatmap", "scatter"]
@@ -163,21 +163,14 @@ def _placed(
     kind: Kind,
     over: tuple[str, ...],
 ) -> Picture:
-    labelled = [
-        (_label(row[x]), None if by is None else _label(row[by]), fields[y])
-        for row, fields in cells
-        if is_number(fields.get(y))
-    ]
-    xs = _in_order(label for label, _, _ in labelled)
-    groups = _in_order(group for _, group, _ in labelled)
-    at_x, at_group = (
-        {each: place for place, each in enumerate(xs)},
-        {each: i for i, each in enumerate(groups)},
-    )
-    found: dict[tuple[int, int], list[float]] = {}
-    for label, group, value in labelled:
-        found.setdefault((at_group[group], at_x[label]), []).append(float(value))
-    points = {place: Point.of(values) for place, values in found.items()}
+    found: dict[tuple[Any, Any], list[float]] = {}
+    for row, fields in cells:
+        if is_number(fields.get(y)):
+            group = None if by is None else _label(row[by])
+            found.setdefault((group, _label(row[x])), []).append(float(fields[y]))
+    groups, xs = _in_order(group for group, _ in found), _in_order(label for _, label in found)
+    at_group, at_x = ({each: at for at, each in enumerate(some)} for some in (groups, xs))
+    points = {(at_group[group], at_x[label]): Point.of(values) for (group, label), values in found.items()}
     return Picture(kind, x, y, by, xs, groups, points, over)
 
 
@@ -211,37 +204,22 @@ SIZE: Final = (7.0, 4.2)
 INK: Final = "#333333"
 
 
-def _named(library: str) -> BencherJobError:
-    return BencherJobError(
-        f"A picture needs {library}, which is not installed. Run: pip install 'bencher_job[plot]'"
-    )
-
-
-def new_axes() -> Axes:
-    """Make the axes of a new pyplot figure, which a notebook shows.
+def new_figure(*, shown: bool) -> Figure:
+    """Make a figure: one of pyplot, which a notebook shows, or one that is only saved, which needs no display.
 
     Raises:
         BencherJobError: when matplotlib is not installed.
     """
     try:
         from matplotlib import pyplot
-    except ImportError as error:
-        raise _named("matplotlib") from error
-    axes: Axes = pyplot.subplots(figsize=SIZE, layout="constrained")[1]
-    return axes
-
-
-def new_figure() -> Figure:
-    """Make a figure that is only saved, which needs no display.
-
-    Raises:
-        BencherJobError: when matplotlib is not installed.
-    """
-    try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise _named("matplotlib") from error
-    return Figure(figsize=SIZE, layout="constrained")
+        raise BencherJobError(
+            "A picture needs matplotlib, which is not installed. Run: pip install 'bencher_job[plot]'"
+        ) from error
+    make = pyplot.figure if shown else Figure
+    figure: Figure = make(figsize=SIZE, layout="constrained")
+    return figure
 
 
 def draw(picture: Picture, axes: Axes, title: str, labels: Mapping[str, str]) -> Axes:
@@ -258,53 +236,44 @@ def draw(picture: Picture, axes: Axes, title: str, labels: Mapping[str, str]) ->
 
 
 def _lines(picture: Picture, axes: Axes, labels: Mapping[str, str]) -> None:
-    for group, colour, marker in _styles(picture):
+    where = _positions(picture)
+    for group, style in _styles(picture):
         # A position without a value is a gap, since a line across it would suggest values.
         points = [picture.points.get((group, place), _GAP) for place in range(len(picture.xs))]
-        where = [_position(picture, place) for place in range(len(picture.xs))]
-        name = _name(picture.groups[group])
         if any(point.low < point.high for point in points):
             low, high = [point.low for point in points], [point.high for point in points]
-            axes.fill_between(where, low, high, color=colour, alpha=0.15, linewidth=0)
-        middles = [point.middle for point in points]
-        axes.plot(where, middles, color=colour, marker=marker, markersize=5, linewidth=1.6, label=name)
-    _finish(picture, axes, labels, grid="both")
+            axes.fill_between(where, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        axes.plot(where, [point.middle for point in points], markersize=5, linewidth=1.6, **style)
+    _finish(picture, axes, labels)
 
 
 def _scatter(picture: Picture, axes: Axes, labels: Mapping[str, str]) -> None:
-    for group, colour, marker in _styles(picture):
-        pairs = [
-            (_position(picture, place), value)
-            for (of, place), point in picture.points.items()
-            if of == group
-            for value in point.values
-        ]
-        where, values = zip(*pairs, strict=True) if pairs else ((), ())
-        name = _name(picture.groups[group])
-        axes.scatter(where, values, color=colour, marker=marker, s=28, alpha=0.75, linewidths=0, label=name)
-    _finish(picture, axes, labels, grid="both")
+    where = _positions(picture)
+    for group, style in _styles(picture):
+        points = {place: point for (of, place), point in picture.points.items() if of == group}
+        xs = [where[place] for place, point in points.items() for _ in point.values]
+        ys = [value for point in points.values() for value in point.values]
+        axes.scatter(xs, ys, s=28, alpha=0.75, linewidths=0, **style)
+    _finish(picture, axes, labels)
 
 
 def _bars(picture: Picture, axes: Axes, labels: Mapping[str, str]) -> None:
     width = 0.8 / len(picture.groups)
-    for group, colour, _ in _styles(picture):
-        at = [place for place in range(len(picture.xs)) if (group, place) in picture.points]
-        points = [picture.points[group, place] for place in at]
-        where = [place - 0.4 + width * (group + 0.5) for place in at]
-        middles = [point.middle for point in points]
-        errors = [
-            [point.middle - point.low for point in points],
-            [point.high - point.middle for point in points],
-        ]
-        axes.bar(where, middles, 0.92 * width, color=colour, label=_name(picture.groups[group]))
-        if any(map(any, errors)):
-            axes.errorbar(where, middles, errors, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
-    _finish(picture, axes, labels, grid="y", by_place=True)
+    for group, style in _styles(picture):
+        points = {place: point for (of, place), point in picture.points.items() if of == group}
+        where = [place - 0.4 + width * (group + 0.5) for place in points]
+        middles = [point.middle for point in points.values()]
+        axes.bar(where, middles, 0.92 * width, color=style["color"], label=style["label"])
+        low = [point.middle - point.low for point in points.values()]
+        high = [point.high - point.middle for point in points.values()]
+        if any([*low, *high]):
+            axes.errorbar(where, middles, [low, high], fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
+    _finish(picture, axes, labels)
 
 
 def _heat_map(picture: Picture, axes: Axes, labels: Mapping[str, str]) -> None:
     rows = [
-        [_middle(picture, group, place) for place in range(len(picture.xs))]
+        [picture.points.get((group, place), _GAP).middle for place in range(len(picture.xs))]
         for group in range(len(picture.groups))
     ]
     image = axes.imshow(rows, origin="lower", aspect="auto", cmap="cividis", interpolation="nearest")
@@ -329,44 +298,41 @@ def _write_numbers(picture: Picture, axes: Axes, image: Any) -> None:
         axes.text(place, group, f"{point.middle:.3g}", ha="center", va="center", fontsize=8, color=colour)
 
 
-def _middle(picture: Picture, group: int, place: int) -> float:
-    point = picture.points.get((group, place))
-    return math.nan if point is None else point.middle
-
-
-def _styles(picture: Picture) -> list[tuple[int, Any, str]]:
-    """Assign a colour and a marker to each group: numbers from dark to light, names with distinct colours."""
+def _styles(picture: Picture) -> list[tuple[int, dict[str, Any]]]:
+    """Assign colour, marker and label to each group: numbers from dark to light, names with distinct colours."""
     number = len(picture.groups)
+    colours: Any = COLOURS
     if number > len(COLOURS) or (number > 2 and all(map(is_number, picture.groups))):
         from matplotlib import colormaps
 
-        shades = colormaps["viridis"]
-        colours: Sequence[Any] = [shades(0.9 * group / max(1, number - 1)) for group in range(number)]
-    else:
-        colours = COLOURS
-    return [(group, colours[group], MARKERS[group % len(MARKERS)]) for group in range(number)]
+        colours = colormaps["viridis"]([0.9 * group / max(1, number - 1) for group in range(number)])
+    return [
+        (
+            group,
+            {"color": colours[group], "marker": MARKERS[group % len(MARKERS)], "label": _name(each)},
+        )
+        for group, each in enumerate(picture.groups)
+    ]
 
 
-def _finish(
-    picture: Picture,
-    axes: Axes,
-    labels: Mapping[str, str],
-    *,
-    grid: Literal["both", "y"],
-    by_place: bool = False,
-) -> None:
-    if by_place or not picture.is_numeric:
+def _finish(picture: Picture, axes: Axes, labels: Mapping[str, str]) -> None:
+    is_bar = picture.kind == "bar"
+    if is_bar or not picture.is_numeric:
         _label_places(axes.xaxis, picture.xs)
     elif _is_wide(picture.xs):
         axes.set_xscale("log")
-        _write_plainly(axes.xaxis, picture.xs)
+        if len(picture.xs) <= MOST_TICKS:
+            axes.xaxis.set_ticks(list(picture.xs), [_name(value) for value in picture.xs])
+            axes.xaxis.minorticks_off()
+        else:
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     middles = [point.middle for point in picture.points.values()]
-    if picture.kind != "bar" and min(middles) > 0 and max(middles) / min(middles) >= 10 * WIDEST_SPAN:
+    if not is_bar and min(middles) > 0 and max(middles) / min(middles) >= 10 * WIDEST_SPAN:
         axes.set_yscale("log")
     axes.set_xlabel(_called(picture.x, labels), color=INK)
     axes.set_ylabel(_called(picture.y, labels), color=INK)
     axes.set_axisbelow(True)
-    axes.grid(axis=grid, color="#E5E5E5", linewidth=0.8)
+    axes.grid(axis="y" if is_bar else "both", color="#E5E5E5", linewidth=0.8)
     if picture.by is not None:
         axes.legend(
             title=_called(picture.by, labels),
@@ -380,20 +346,17 @@ def _finish(
         )
     spread = any(point.low < point.high for point in picture.points.values())
     if spread and picture.kind in {"line", "bar"}:
-        shape = "band" if picture.kind == "line" else "whiskers"
-        text = f"median; {shape}: least to largest over {', '.join(map(_plural, picture.over))}"
+        shape = "whiskers" if is_bar else "band"
+        over = ", ".join("repeats" if name == "repeat" else name for name in picture.over)
+        text = f"median; {shape}: least to largest over {over}"
         axes.annotate(
             text, (1, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", ha="right", va="bottom",
             fontsize=8, color="#777777",
         )  # fmt: skip
 
 
-def _plural(name: str) -> str:
-    return "repeats" if name == "repeat" else name
-
-
-def _position(picture: Picture, place: int) -> float:
-    return float(picture.xs[place]) if picture.is_numeric else float(place)
+def _positions(picture: Picture) -> Sequence[float]:
+    return picture.xs if picture.is_numeric else range(len(picture.xs))
 
 
 def _label_places(axis: Any, values: Sequence[Any]) -> None:
@@ -403,21 +366,6 @@ def _label_places(axis: Any, values: Sequence[Any]) -> None:
     is_long = axis.axis_name == "x" and len(names) * max(map(len, names), default=0) > 56
     turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
     axis.set_ticks(range(0, len(values), step), names, **turned)
-
-
-def _write_plainly(axis: Any, values: Sequence[float]) -> None:
-    """Label a logarithmic axis with the values themselves if they are few, else with plain numbers."""
-    if len(values) <= 8:
-        axis.set_ticks(list(values), [_name(value) for value in values])
-        axis.set_minor_locator(_no_ticks())
-    else:
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
-
-
-def _no_ticks() -> Any:
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()
 
 
 def _is_wide(values: Sequence[float]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +16,10 @@ from .._text import counted, roughly
 if TYPE_CHECKING:
     import rich.progress
 
-__all__ = ["Progress", "is_shown", "progress_bar"]
+__all__ = ["Progress", "Silent", "is_shown", "progress_bar"]
 
+
+_log = logging.getLogger(__name__)
 
 NOTEBOOK_PAUSE: Final = 0.2
 """Seconds between two updates of the bar in a notebook, since each is a message to the browser."""
@@ -29,9 +32,15 @@ class Progress(Protocol):
         """Count a job."""
 
 
-class _Silent:
+class Silent:
+    """Shows nothing, and counts failures."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+
     def advance(self, *, hit: bool, failed: bool) -> None:
-        """Show nothing."""
+        """Count a job."""
+        self.failed += failed and not hit
 
 
 def is_shown(show: bool | None = None) -> bool:
@@ -43,26 +52,33 @@ def is_shown(show: bool | None = None) -> bool:
 def progress_bar(
     name: str, total: int, *, show: bool | None = None, plan: Callable[[], Plan | None] = lambda: None
 ) -> Iterator[Progress]:
-    """Show a plan and a bar, by default in a terminal or a notebook.
+    """Show a plan and a bar, by default in a terminal or a notebook. Elsewhere log a warning if jobs have failed.
 
     The plan is only made if it is shown.
 
     Raises:
         BencherJobError: when `show` is true and rich, which draws the bar, is not installed.
     """
-    if not is_shown(show):
-        yield _Silent()
-        return
     in_notebook = _is_in_notebook()
+    drawn = None
     try:
-        drawn = _drawing(in_notebook=in_notebook)
+        drawn = _drawing(in_notebook=in_notebook) if is_shown(show) else None
     except ImportError as error:
-        if show is None:
-            yield _Silent()
-            return
-        raise BencherJobError(
-            "progress=True needs rich, which is not installed. Run: pip install 'bencher_job[progress]'"
-        ) from error
+        if show:
+            raise BencherJobError(
+                "progress=True needs rich, which is not installed. Run: pip install 'bencher_job[progress]'"
+            ) from error
+    if drawn is None:
+        silent = Silent()
+        yield silent
+        if silent.failed:
+            _log.warning(
+                "%s of %s of %s failed; the sweep's `failures` has the errors",
+                f"{silent.failed:,}",
+                counted(total, "job"),
+                name,
+            )
+        return
     made = plan()
     if made is not None:
         drawn.console.print(str(made), highlight=False)

@@ -9,22 +9,20 @@ their attributes, arrays by shape and dtype, and anything else by its class.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
+from .._fields import of_configs
 from .._record import LARGEST_INT_BITS
-from .pickles import Array, Cell, Global, Made, decoded
+from .pickles import Array, Cell, Global, Made
 
 __all__ = [
     "Cell",
-    "attributes_of",
-    "class_name",
     "common_fields",
     "fields_of",
     "has_named_parts",
     "outline_of",
-    "parts_of",
     "short_text",
     "without_fields",
 ]
@@ -37,7 +35,13 @@ MOST_NAMED: Final = 10
 """Maximum number of a value's parts that a cell shows."""
 
 
-def attributes_of(made: Made) -> dict[object, object] | None:
+def _public_attributes(made: Made) -> dict[str, object] | None:
+    """Return the attributes of an object, or None if some are private, since then they don't show its value."""
+    found = _attributes(made)
+    return None if not found or any(name.startswith("_") for name in found) else found
+
+
+def _attributes(made: Made) -> dict[str, Any] | None:
     """Return the attributes of an object by name, or None if its state doesn't contain them."""
     state = made.state
     if isinstance(state, tuple) and len(state) == 2:  # the attributes, and those in slots
@@ -50,15 +54,8 @@ def attributes_of(made: Made) -> dict[object, object] | None:
     return found if all(isinstance(name, str) for name in found) else None
 
 
-def _public_attributes(made: Made) -> dict[object, object] | None:
-    """Return the attributes of an object, or None if some are private, since then they don't show its value."""
-    found = attributes_of(made)
-    return None if not found or any(str(name).startswith("_") for name in found) else found
-
-
 def has_named_parts(value: object) -> bool:
     """Whether the parts of a value have names: it is plain data, or an object with public attributes."""
-    value = decoded(value)
     return not isinstance(value, Made) or _public_attributes(value) is not None
 
 
@@ -70,7 +67,6 @@ def fields_of(value: object) -> dict[str, Cell]:
     >>> fields_of(7)
     {'result': 7}
     """
-    value = decoded(value)
     named = _public_attributes(value) if isinstance(value, Made) else value
     if isinstance(named, dict) and all(isinstance(name, str) for name in named):
         return {name: _cell(part) for name, part in named.items()}
@@ -78,7 +74,6 @@ def fields_of(value: object) -> dict[str, Cell]:
 
 
 def _cell(value: object) -> Cell:
-    value = decoded(value)
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int) and value.bit_length() <= LARGEST_INT_BITS:
@@ -104,27 +99,45 @@ def short_text(value: object, longest: int = LONGEST_CELL) -> str:
 
 
 def _short(value: object, depth: int) -> str:
-    value = decoded(value)
     if (text := _atom(value)) is not None:
         return text
-    start, parts, end = _brackets(value, depth - 1) if depth else ("…", [], "")
-    texts = [f"{label}{_short(part, depth - 1)}" for label, part in parts[:MOST_NAMED]]
-    return start + ", ".join([*texts, *(["…"] if len(parts) > MOST_NAMED else [])]) + end
+    if not depth:
+        return "…"
+    texts = []
+    for label, part in islice(_parts(value), MOST_NAMED):
+        before = (
+            ""
+            if label is None
+            else f"{label}="
+            if isinstance(value, Made)
+            else f"{_short(label, depth - 1)}: "
+        )
+        texts.append(before + _short(part, depth - 1))
+    if next(islice(_parts(value), MOST_NAMED, None), None):
+        texts.append("…")
+    if isinstance(value, tuple) and len(value) == 1:
+        texts.append("")
+    start, end = (
+        (f"{_name(value)}(", ")") if isinstance(value, Made) else _BRACKETS.get(type(value), ("{", "}"))
+    )
+    return start + ", ".join(texts).rstrip(" " if texts[-1:] == [""] else "") + end
 
 
-def _brackets(value: object, depth: int) -> tuple[str, Sequence[tuple[str, object]], str]:
-    """Return the opening bracket of a value, its first parts with their labels, and the closing bracket."""
-    match value:
-        case dict():
-            pairs = islice(value.items(), MOST_NAMED + 1)
-            return "{", [(f"{_short(key, depth)}: ", part) for key, part in pairs], "}"
-        case Made():
-            return f"{class_name(value)}(", parts_of(value), ")"
-        case list() | tuple() | set() | frozenset():
-            parts = [("", part) for part in islice(value, MOST_NAMED + 1)]
-            start, end = {list: ("[", "]"), tuple: ("(", ")")}.get(type(value), ("{", "}"))
-            return start, parts, f",{end}" if type(value) is tuple and len(value) == 1 else end
-    return f"<{type(value).__name__}>", [], ""
+_BRACKETS: Final[dict[type, tuple[str, str]]] = {list: ("[", "]"), tuple: ("(", ")")}
+
+
+def _parts(value: Any) -> Iterator[tuple[object, object]]:
+    """Yield the parts of a compound value with their labels: keys, names of attributes, or None."""
+    if isinstance(value, dict):
+        yield from value.items()
+    elif not isinstance(value, Made):
+        yield from ((None, part) for part in value)
+    elif (attributes := _attributes(value)) is not None:
+        yield from attributes.items()
+    else:
+        state = value.state if isinstance(value.state, list | tuple) else ()
+        yield from ((None, part) for part in (*value.arguments, *state, *value.items))
+        yield from value.keywords.items()
 
 
 def _atom(value: object) -> str | None:
@@ -141,30 +154,18 @@ def _atom(value: object) -> str | None:
             text = repr(value)
         case bytearray() | memoryview():
             text = f"<{memoryview(value).nbytes} bytes>"
-        case Array() | datetime.date() | datetime.timedelta():
-            text = str(value)
         case Global():
             text = f"<{value.name}>"
-        case Made() if attributes_of(value) and not _public_attributes(value):
-            text = f"<{class_name(value)}>"
+        case Made() if _attributes(value) and not _public_attributes(value):
+            text = f"<{_name(value)}>"
+        case Array() | datetime.date() | datetime.timedelta() | datetime.tzinfo():
+            text = str(value)
     return text
 
 
-def class_name(made: Made) -> str:
+def _name(made: Made) -> str:
     """Return the name of an object's class, or of the function that would make it."""
-    if isinstance(made.maker, Global):
-        return made.maker.name
-    return "object"
-
-
-def parts_of(made: Made) -> list[tuple[str, object]]:
-    """Return the parts of an object with their labels."""
-    attributes = attributes_of(made)
-    if attributes is not None:
-        return [(f"{name}=", part) for name, part in attributes.items()]
-    keywords = [(f"{name}=", part) for name, part in made.keywords.items()]
-    state = made.state if isinstance(made.state, list | tuple) else ()
-    return [*(("", part) for part in (*made.arguments, *state, *made.items)), *keywords]
+    return made.maker.name if isinstance(made.maker, Global) else "object"
 
 
 LONGEST_TEXT: Final = 4_000
@@ -185,57 +186,36 @@ def outline_of(value: object) -> dict[str, Any]:
 
     Levels and items are limited; `more` counts those that a node leaves out.
     """
-    return _Outline().node(value, DEEPEST)
+    return _node(value, DEEPEST, iter(range(MOST_NODES)))
 
 
-class _Outline:
-    """Limits the nodes of an outline, so that a value that contains itself terminates."""
-
-    def __init__(self) -> None:
-        self._left = MOST_NODES
-
-    def node(self, value: object, depth: int) -> dict[str, Any]:
-        """Return the node of a value, with `depth` levels below it."""
-        self._left -= 1
-        value = decoded(value)
-        if isinstance(value, Array):
+def _node(value: Any, depth: int, left: Iterator[int]) -> dict[str, Any]:
+    """Return the node of a value, with `depth` levels below it, and as many nodes as are left."""
+    match value:
+        case Array():
             return {"kind": "array", "text": str(value), "first": list(value.first)}
-        if isinstance(value, dict | list | tuple | set | frozenset | Made):
-            return self._tree(value, depth)
-        if isinstance(value, str):
+        case str():
             left_out = max(0, len(value) - LONGEST_TEXT)
             return {"kind": "text", "text": value[:LONGEST_TEXT], "more": left_out}
-        if value is None or isinstance(value, bool):
+        case None | bool():
             return {"kind": "constant", "text": str(value)}
-        kind = "number" if isinstance(value, int | float) else "other"
-        return {"kind": kind, "text": short_text(value, LONGEST_TEXT)}
-
-    def _tree(self, value: Any, depth: int) -> dict[str, Any]:
-        kind, text, pairs = _branch(value)
-        shown: list[list[object]] = []
-        if depth:
-            for label, part in pairs[:MOST_ITEMS]:
-                if self._left <= 0:
-                    break
-                shown.append([label, self.node(part, depth - 1)])
-        return {"kind": kind, "text": text, "items": shown, "more": len(pairs) - len(shown)}
-
-
-def _branch(value: Any) -> tuple[str, str, Sequence[tuple[str, object]]]:
-    """Return the kind of a compound value, its text, and its parts with their labels."""
-    if isinstance(value, Made):
-        parts = [(label.rstrip("="), part) for label, part in parts_of(value)]
-        return "object", value.path or "object", parts
-    text = f"{len(value)} item{'' if len(value) == 1 else 's'}"
-    if isinstance(value, dict):
-        return (
-            "dict",
-            text,
-            [(key if isinstance(key, str) else short_text(key), part) for key, part in value.items()],
-        )
-    if isinstance(value, set | frozenset):
-        return "set", text, [("", part) for part in value]
-    return type(value).__name__, text, [(str(number), part) for number, part in enumerate(value)]
+        case int() | float():
+            return {"kind": "number", "text": short_text(value, LONGEST_TEXT)}
+        case Made():
+            kind, text = "object", value.path or "object"
+        case dict() | list() | tuple() | set() | frozenset():
+            kind = "set" if isinstance(value, frozenset) else type(value).__name__
+            text = f"{len(value)} item{'' if len(value) == 1 else 's'}"
+        case _:
+            return {"kind": "other", "text": short_text(value, LONGEST_TEXT)}
+    parts = list(_parts(value))
+    shown: list[list[object]] = []
+    for number, (label, part) in enumerate(parts[:MOST_ITEMS] if depth else ()):
+        if next(left, None) is None:
+            break
+        name = label if label is not None else str(number) if isinstance(value, list | tuple) else ""
+        shown.append([name if isinstance(name, str) else short_text(name), _node(part, depth - 1, left)])
+    return {"kind": kind, "text": text, "items": shown, "more": len(parts) - len(shown)}
 
 
 def common_fields(given: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -247,11 +227,10 @@ def common_fields(given: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     if len(given) < 2:
         return {}
     first, *others = given
-    configs = {name.partition(".")[0] for name in first if "." in name}
     return {
-        name: value
-        for name, value in first.items()
-        if name.partition(".")[0] in configs and all(repr(each.get(name)) == repr(value) for each in others)
+        name: first[name]
+        for name in of_configs(first)
+        if all(repr(each.get(name)) == repr(first[name]) for each in others)
     }
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from .._errors import BencherJobError
-from .._fields import flat
+from .._fields import flat, of_configs
 from .._record import Record, short_form, shown_arguments
 from .._stores import MISS
 
@@ -60,9 +60,9 @@ def to_dataframe(records: Iterable[Record], values_of: Values | None = None) -> 
     """Make a table of entries, with their values if `values_of` looks them up.
 
     The columns are, in this order: the arguments as records show them; the fields of the results, which are the items
-    of a dict with str keys, the fields of a dataclass or a named tuple, or else `result`; and the fields of the record:
-    function, tag, created, seconds, size, executor, host, platform, python, commit, dirty, version, fingerprint and
-    key.
+    of a dict with str keys, the fields of a dataclass or a named tuple, or else `result`; fields of configs that are
+    the same in all rows; and the fields of the record: function, tag, created, seconds, size, executor, host, platform,
+    python, commit, dirty, version, fingerprint and key.
 
     A name that is taken gets a prefix: a result's field with the name of an argument is `result.x`, and a record's
     with either name is `job.x`. Integers stay integers, as `Int64` in a column with gaps. A cell that is neither a
@@ -180,13 +180,16 @@ _Named = dict[str, tuple[list[Any], str | None]]
 
 
 def _named(rows: int, arguments: _Columns, results: _Columns) -> _Named:
-    columns: _Named = {name: (cells, None) for name, cells in arguments.filled(rows)}
+    """Name the columns. Fields of configs that are the same in all rows come after the results."""
+    given = dict(arguments.filled(rows))
+    constants = [name for name in of_configs(given) if rows > 1 and len(set(map(repr, given[name]))) == 1]
+    columns: _Named = {name: (cells, None) for name, cells in given.items() if name not in constants}
     for name, cells in results.filled(rows):
-        columns[_free(name, "result.", columns)] = cells, None
-    return columns
+        columns[_free(name, "result.", given.keys() | columns.keys())] = cells, None
+    return columns | {name: (given[name], None) for name in constants}
 
 
-def _free(name: str, prefix: str, taken: Mapping[str, object]) -> str:
+def _free(name: str, prefix: str, taken: Collection[str]) -> str:
     while name in taken:
         name = prefix + name
     return name
@@ -275,22 +278,18 @@ def _array(numpy: Any, parts: Mapping[tuple[int, ...], Any], shape: tuple[int, .
     """Arrange parts in an array: numeric if all are numbers, with extra dimensions if all are arrays of one shape."""
     parts = {place: _without_torch(value) for place, value in parts.items()}
     values = list(parts.values())
-    is_complete = len(values) == math.prod(shape)
-    if (
-        all(isinstance(value, numpy.ndarray) for value in values)
-        and len({value.shape for value in values}) == 1
-    ):
-        dtype = numpy.result_type(*{value.dtype for value in values})
-        inner = values[0].shape
-    else:
-        dtype, inner = _type_of(numpy, values), ()
-    if is_complete or dtype.hasobject:
-        array = numpy.full((*shape, *inner), None if dtype.hasobject else numpy.zeros((), dtype), dtype=dtype)
-    elif numpy.issubdtype(dtype, numpy.number):
-        dtype = numpy.result_type(dtype, numpy.float64)
-        array = numpy.full((*shape, *inner), numpy.nan, dtype=dtype)
-    else:
-        array = numpy.full((*shape, *inner), None, dtype=object)
+    shapes = {value.shape if isinstance(value, numpy.ndarray) else None for value in values}
+    inner = shapes.pop() if len(shapes) == 1 else None
+    dtype = (
+        _type_of(numpy, values) if inner is None else numpy.result_type(*{value.dtype for value in values})
+    )
+    has_gaps = len(values) < math.prod(shape)
+    if has_gaps and not dtype.hasobject:
+        is_number = numpy.issubdtype(dtype, numpy.number)
+        dtype = numpy.result_type(dtype, numpy.float64) if is_number else numpy.dtype(object)
+    array = numpy.empty((*shape, *(inner or ())), dtype=dtype)
+    if has_gaps:
+        array.fill(None if dtype.hasobject else numpy.nan)
     for place, value in parts.items():
         array[place] = value
     return array

@@ -22,7 +22,7 @@ from .._errors import BencherJobError, CacheWarning, JobTimeout, WorkerLost
 from .._function_cache import JobFunctionCache
 from .._job import Job
 from .._media import gen_path
-from .tools import CallCounter
+from .tools import CallCounter, in_threads
 
 __all__ = ["ExecutorContract", "LostWorkerContract"]
 
@@ -107,7 +107,7 @@ class ExecutorContract:
         """Eight threads that call a running job share its one run, but no object of its value."""
         counter = CallCounter(tmp_path / "calls")
         with _cache_of(_slow, executor, tmp_path) as cache:
-            values = _from_threads(8, lambda _: cache.call(counter=counter).result(PATIENCE))
+            values = in_threads(8, lambda _: cache.call(counter=counter).result(PATIENCE))
         assert values == [{"slow": True}] * 8
         assert len({id(value) for value in values}) == 8
         assert counter.count == 1
@@ -121,7 +121,7 @@ class ExecutorContract:
                 futures = [cache.call(counter=counter, x=50 * thread + number) for number in range(50)]
                 return [future.exception(PATIENCE) or future.result() for future in futures]
 
-            values = [value for part in _from_threads(4, ask) for value in part]
+            values = [value for part in in_threads(4, ask) for value in part]
         assert [value for value in values if isinstance(value, int)] == list(range(1, 200, 2))
         assert [error.args for error in values if isinstance(error, ValueError)] == [
             (x,) for x in range(0, 200, 2)
@@ -156,23 +156,6 @@ class ExecutorContract:
                     found = {future.result(PATIENCE) for future in futures}
                 assert found == {(str(folder), value)}
 
-    def test_one_thread_commits(self, executor: Any, tmp_path: Path) -> None:
-        """Commits never block a thread of the executor, which other jobs need."""
-        with _cache_of(math.sqrt, executor, tmp_path) as cache:
-            store, threads = cache.cache, set[threading.Thread]()
-            put_many = store.put_many
-
-            def put_from_here(*args: Any, **kwargs: Any) -> Any:
-                threads.add(threading.current_thread())
-                return put_many(*args, **kwargs)
-
-            store.put_many = put_from_here  # type: ignore[method-assign]
-            wait([cache.submit_call((number,), {}) for number in range(50)], PATIENCE)
-            del store.put_many
-            assert len(store) == 50
-        (thread,) = threads
-        assert thread is threading.current_thread() or thread.name.startswith("bencher_job-writer")
-
     def test_what_cannot_be_pickled_costs_its_own_job(self, executor: Any, tmp_path: Path) -> None:
         """Unpicklable results, exceptions, arguments and functions arrive if nothing is pickled, or raise an error."""
         lock = threading.Lock()
@@ -206,7 +189,7 @@ class ExecutorContract:
     def test_time_counts_from_when_a_job_begins(self, executor: Any, tmp_path: Path) -> None:
         """One that takes longer than its timeout ends with `JobTimeout`, unless the executor refuses the option."""
         try:
-            cache = FutureCache(executor, cache_dir=tmp_path, timeout=2.0)
+            cache = FutureCache(executor, cache_dir=tmp_path, timeout=0.5)
         except ValueError:
             return
         job = Job("long", _wait_for, {}, "key", positional=(tmp_path / "go",))
@@ -287,19 +270,6 @@ def _submitted(cache: JobFunctionCache, x: int) -> Any:
         return cache.call(x=x)
     except WorkerLost:  # the executor is broken and takes no more jobs
         return None
-
-
-def _from_threads(number: int, ask: Callable[[int], Any]) -> list[Any]:
-    """Call a function with 0, 1, 2 and so on in concurrent threads, and return the results in order."""
-    answers: dict[int, Any] = {}
-    threads = [
-        threading.Thread(target=lambda each=each: answers.update({each: ask(each)})) for each in range(number)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [answers[each] for each in sorted(answers)]
 
 
 def _counted(counter: CallCounter, value: Any) -> Any:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from .._shared import Remote, Unreachable, entry_address, media_address, source_address
+from .._shared import Remote, entry_address, media_address, source_address
+from .tools import in_threads
 
 __all__ = ["RemoteContract"]
 
@@ -107,18 +107,6 @@ class RemoteContract:
         assert here.ask([address]) == ({}, {})
         assert _owner(there, address) == there.session
 
-    def test_the_owner_of_a_lease_is_known(self, connect: Connect) -> None:
-        """Host and process, until the lease is given back."""
-        here, there = connect(), connect()
-        address, other = _address(1), _address(2)
-        leases = here.ask([address, other]).leases
-        (owner,) = there.running([address]).values()
-        assert (owner.session, owner.host, owner.pid) == (here.session, os.uname().nodename, os.getpid())
-        assert there.running() == {each.rpartition("/")[2]: owner for each in (address, other)}
-        here.release([leases[address]])
-        assert there.running([address]) == {}
-        assert list(there.running([address, other])) == [other.rpartition("/")[2]]
-
     def test_a_heartbeat_keeps_leases(self, connect: Connect) -> None:
         """As long as its process lives, a job may take longer than a lease."""
         here, there = connect(lease_seconds=0.8), connect(lease_seconds=0.8)
@@ -168,111 +156,19 @@ class RemoteContract:
             assert address in there.changes().addresses
         assert here.running([address]) == {}
 
-    def test_names_are_listed_by_folder(self, connect: Connect) -> None:
-        """With their sizes and times, and without anything but what was asked for."""
-        here, there = connect(), connect()
-        first = {_address(number, "module.f"): b"x" * number for number in range(30)}
-        second = {_address(number, "module.f2"): b"yy" for number in range(3)}
-        source, media = source_address("ab" * 32), media_address("cd" * 32)
-        here.put_many(first | second | {source: b"source", media: os.urandom(1_100_000)})
-        here.ask([_address("running")])
-        listed = list(there.names("e/"))
-        assert {name.address: name.size for name in listed} == {
-            address: len(content) for address, content in (first | second).items()
-        }
-        assert all(abs(name.stored - time.time()) < 3600 for name in listed)
-        assert {name.address for name in there.names("e/module.f/")} == set(first)
-        assert [(name.address, name.size) for name in there.names("f/")] == [(source, 6)]
-        assert [(name.address, name.size) for name in there.names("m/")] == [(media, 1_100_000)]
-        assert list(there.names("e/nothing/")) == []
-
-    def test_what_is_no_address_is_refused(self, connect: Connect) -> None:
-        """It could lead anywhere."""
-        remote = connect()
-        good = _address(1)
-        digest = good.rpartition("/")[2]
-        uses: list[Callable[[Any], object]] = [
-            lambda address: remote.get_many([good, address]),
-            lambda address: remote.ask([good, address]),
-            lambda address: remote.put_many({good: b"", address: b""}),
-            lambda address: remote.replace(address, b""),
-            lambda address: remote.remove([good, address]),
-            lambda address: remote.running([address]),
-        ]
-        for bad in (
-            "",
-            "e",
-            "../x",
-            f"e/../ab/{digest}",
-            f"e/.f/ab/{digest}",
-            f"/{good}",
-            f"{good}/x",
-            f"c/{digest}/1",
-        ):
-            for use in uses:
-                try:
-                    use(bad)
-                except ValueError:
-                    pass
-                else:
-                    raise AssertionError(f"{bad!r} is accepted")
-        assert remote.get_many([good]) == {}
-
     def test_threads_may_use_it_together(self, connect: Connect) -> None:
         """Each gets its own answers."""
         remote = connect()
-        failures: list[BaseException] = []
 
         def use(number: int) -> None:
-            try:
-                for turn in range(5):
-                    address, content = _address((number, turn)), f"{number} {turn}".encode()
-                    assert set(remote.ask([address]).leases) == {address}
-                    assert remote.put_many({address: content}) == {}
-                    assert remote.get_many([address]) == {address: content}
-            except BaseException as error:  # noqa: BLE001 - reported below
-                failures.append(error)
+            for turn in range(5):
+                address, content = _address((number, turn)), f"{number} {turn}".encode()
+                assert set(remote.ask([address]).leases) == {address}
+                assert remote.put_many({address: content}) == {}
+                assert remote.get_many([address]) == {address: content}
 
-        threads = [threading.Thread(target=use, args=[number]) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(PATIENCE)
-        assert failures == []
+        in_threads(8, use)
         assert remote.running() == {}
-
-    def test_a_forked_child_hangs_nobody(self, connect: Connect) -> None:
-        """It finds what is there or gets `Unreachable`, has a session of its own, and leaves that of its parent."""
-        here, there = connect(), connect()
-        address, mine = _address(1), _address(2)
-        here.put_many({address: b"value"})
-        here.ask([mine])
-        session, child = here.session, os.fork()
-        if child == 0:
-            try:
-                found = here.get_many([address])
-                os._exit(0 if found == {address: b"value"} and here.session != session else 1)
-            except Unreachable:
-                os._exit(0)
-            finally:
-                os._exit(2)
-        for _ in range(3):
-            assert here.get_many([address]) == {address: b"value"}
-        _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
-        assert here.get_many([address]) == {address: b"value"}
-        assert _owner(there, mine) == session
-
-    def test_tidying_keeps_what_is_needed(self, connect: Connect) -> None:
-        """Old change records go, and entries and leases of the living stay."""
-        here, there = connect(), connect()
-        here.put_many({_address(1): b"stays", _address(2): b"goes"})
-        here.ask([_address(3)])
-        here.remove([_address(2)])
-        assert there.tidy(3600) == 0
-        assert there.changes().addresses == {_address(2)}
-        assert _until(lambda: there.tidy(0.001) >= 0 and there.changes().addresses == frozenset())
-        assert here.get_many([_address(1)]) == {_address(1): b"stays"}
 
 
 def _until(holds: Callable[[], bool]) -> bool:

@@ -17,13 +17,10 @@ from .._executors.pickling import dumps
 from .._keys.canonical import Attributes, Refusal
 from .._keys.key import JobKeys
 from .._keys.names import adopt_main_name, is_own_class, main_name, qualified_name
-from .._keys.reduction import reduced
+from .._keys.objects import reduced
 
 __all__ = ["assert_stable_key"]
 
-
-Place = tuple[int, ...]
-"""The path to a part of a value: the index of the part, then the index within that part, and so on."""
 
 _MOST_PARTS: Final = 2000
 
@@ -68,7 +65,7 @@ def assert_stable_key(
     """
     key = _key_of(value)
     travels = _packed(value if make is None else make, made=make is not None)
-    differs: dict[str, dict[Place, str]] = {}
+    differs: dict[str, dict[str, str]] = {}
     for where, other in _others(value, make):
         if _key_of(other) != key:
             differs[where] = _keys_of_parts(other)
@@ -117,7 +114,7 @@ def _packed(obj: object, *, made: bool) -> bytes:
     return pickle.dumps((content, made, main_name()))
 
 
-def _keys_elsewhere(packed: bytes, key: str, timeout: float) -> dict[Place, str]:
+def _keys_elsewhere(packed: bytes, key: str, timeout: float) -> dict[str, str]:
     """Return the keys of a value's parts in a second interpreter; empty if the value's own key is the same there."""
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     try:
@@ -136,7 +133,7 @@ def _keys_elsewhere(packed: bytes, key: str, timeout: float) -> dict[Place, str]
     if run.returncode != 0:
         told = run.stderr.decode("utf-8", "replace")
         raise AssertionError(f"No key could be made of the value in another process:\n{told}")
-    keys: dict[Place, str] = pickle.loads(run.stdout)
+    keys: dict[str, str] = pickle.loads(run.stdout)
     return keys
 
 
@@ -151,16 +148,22 @@ def answer(question: IO[bytes], output: IO[bytes]) -> None:
         pickle.dump({} if _key_of(value) == key else _keys_of_parts(value), output)
 
 
-def _keys_of_parts(value: object) -> dict[Place, str]:
-    """Make the keys of a value and of its parts, by path, the outer ones first."""
-    keys: dict[Place, str] = {}
-    pending: deque[tuple[Place, object]] = deque([((), value)])
-    while pending and len(keys) < _MOST_PARTS:
-        place, part = pending.popleft()
-        keys[place] = _key_of_part(part)
-        members = islice(_members(part), _MOST_PARTS)
-        pending.extend(((*place, index), member) for index, (_, member) in enumerate(members))
-    return keys
+def _keys_of_parts(value: object) -> dict[str, str]:
+    """Make the keys of a value and of its parts, by path."""
+    return {path: _key_of_part(part) for path, part, _ in _parts(value)}
+
+
+def _parts(value: object) -> Iterator[tuple[str, object, type]]:
+    """Return a value and its parts, the outer ones first: the path, the part, and the class that it belongs to."""
+    pending: deque[tuple[str, object, type]] = deque([("value", value, type(value))])
+    for _ in range(_MOST_PARTS):
+        if not pending:
+            return
+        path, part, owner = pending.popleft()
+        yield path, part, owner
+        for step, member in islice(_members(part), _MOST_PARTS):
+            cls = type(member)
+            pending.append((path + step, member, cls if is_own_class(cls) else owner))
 
 
 def _key_of_part(part: object) -> str:
@@ -193,23 +196,18 @@ def _members(value: Any) -> Iterator[tuple[str, object]]:
             yield from ((steps.get(name, ""), part) for name, part in parts.items())
 
 
-def _smallest_difference(value: object, keys_there: dict[Place, str]) -> tuple[str, object, type]:
-    """Find the smallest part whose key differs, its path, and the class that it belongs to."""
-    place: Place = ()
-    path, part, owner = "value", value, type(value)
-    inside = True
-    while inside:
-        inside = False
-        for index, (step, member) in enumerate(_members(part)):
-            there = keys_there.get((*place, index))
-            if there is not None and there != _key_of_part(member):
-                place, path, part, inside = (*place, index), path + step, member, True
-                owner = type(part) if is_own_class(type(part)) else owner
-                break
-    return path, part, owner
+def _smallest_difference(value: object, keys_there: dict[str, str]) -> tuple[str, object, type]:
+    """Find the first part whose key differs and none of whose own parts does: its path, the part, and its class."""
+    found = {}
+    for path, part, owner in _parts(value):
+        key = _key_of_part(part)
+        if keys_there.get(path, key) != key:
+            found[path] = path, part, owner
+    inner = (path for path in found if not any(path != each and each.startswith(path) for each in found))
+    return found[next(inner, "value")]
 
 
-def _instability(value: object, differs: dict[str, dict[Place, str]]) -> str:
+def _instability(value: object, differs: dict[str, dict[str, str]]) -> str:
     *all_but_last, last = differs
     places = f"{', '.join(all_but_last)} and {last}" if all_but_last else last
     path, part, owner = _smallest_difference(value, differs[last])

@@ -6,19 +6,22 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from .._options import override_cache_directory
 from .._stores import end_stores
 
-__all__ = ["CallCounter", "kept_cache", "temporary_cache"]
+__all__ = ["CallCounter", "in_threads", "kept_cache", "temporary_cache"]
 
 
 LONGEST_COMMIT: Final = 10.0
 """Seconds for which a commit may continue after its temporary cache has ended."""
+
+R = TypeVar("R")
 
 
 @contextmanager
@@ -108,3 +111,9 @@ class CallCounter:
             return os.stat(self.path).st_size
         except FileNotFoundError:
             return 0
+
+
+def in_threads(number: int, function: Callable[[int], R]) -> list[R]:
+    """Call a function with 0, 1, 2 and so on in as many threads. Return the results, or raise an error."""
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(function, range(number)))

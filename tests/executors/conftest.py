@@ -17,7 +17,7 @@ import pytest
 
 from bencher_job._executors.pool import SlotPool
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE = 30.0
+from tests.environment import free_port
+
+PATIENCE = 60.0
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scancel")
 
 CONFIGURATION = """
@@ -39,12 +41,12 @@ JobCompType=jobcomp/none
 SwitchType=switch/none
 MpiDefault=none
 SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=5,bf_interval=5,batch_sched_delay=1,sched_min_interval=0
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 SlurmdParameters=config_overrides
 DefMemPerCPU=256
-KillWait=5
+KillWait=1
 MinJobAge=300
 OverTimeLimit=0
 SlurmctldTimeout=10
@@ -83,10 +85,10 @@ class SlurmLab:
 
     def _configure(self) -> None:
         host = socket.gethostname().partition(".")[0]
-        first, *ports = _free_ports(3)
+        first = free_port(1, 2)
         memory = self.memory_of_a_node()
         text = CONFIGURATION.format(host=host, port=first, folder=self.folder)
-        for name, port in zip(("c1", "c2"), ports, strict=True):
+        for name, port in (("c1", first + 1), ("c2", first + 2)):
             text += NODE.format(name=name, host=host, port=port, memory=memory)
         (self.folder / "slurm.conf").write_text(text)
         (self.folder / "gres.conf").write_text("NodeName=c[1-2] Name=gpu File=/dev/null,/dev/zero\n")
@@ -155,16 +157,6 @@ class SlurmLab:
         for daemon in reversed(self._daemons):
             os.killpg(daemon.pid, signal.SIGKILL)
             daemon.wait()
-
-
-def _free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 if __name__ == "__main__":

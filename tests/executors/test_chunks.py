@@ -13,7 +13,7 @@ import pytest
 from bencher_job import WorkerLost
 from bencher_job._executors.pool import SlotPool
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def learn(pool, function, jobs=300):

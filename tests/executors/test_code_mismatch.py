@@ -224,7 +224,7 @@ def test_a_worker_that_has_run_nothing_may_be_older_than_the_path(
         assert until(lambda: len(pool._scheduler.workers) == 2)
         second.cancel()  # so that one worker is idle, unless it was ready before
         assert first.result() == 1
-        assert until(lambda: all(slot.is_idle for slot in pool._scheduler.workers))
+        assert until(lambda: all(slot.room() and not slot.tasks for slot in pool._scheduler.workers))
         (tmp_path / "appeared.py").write_text(MEETING)
         monkeypatch.syspath_prepend(tmp_path)
         job = importlib.import_module("appeared").job

@@ -106,7 +106,7 @@ def test_a_worker_that_is_killed_is_noticed_though_it_has_forked_a_child_that_li
 def test_a_worker_leaves_when_its_root_is_gone(worker, connection):
     connection.close()
 
-    assert worker.wait(20) == 1
+    assert worker.wait(60) == 1
 
 
 def test_a_job_that_has_begun_is_not_given_back_and_what_follows_is(worker, connection, until):
@@ -176,7 +176,7 @@ def test_the_child_of_a_root_holds_no_connection_open(listener, worker, until):
     try:
         ask(worker, "1")
         connection.close()
-        assert worker.wait(20) == 1
+        assert worker.wait(60) == 1
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+import math
+import threading
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from multiprocessing import get_context
 
 import pytest
 
-from bencher_job import Executors
+from bencher_job import Executors, JobFunctionCache
 from bencher_job._executors.pool import SlotPool
 from bencher_job.testing import ExecutorContract, LostWorkerContract
 
 FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-
-
-@pytest.fixture(params=["fork", "spawn", "forkserver"])
-def context(request):
-    return get_context(request.param)
 
 
 class TestSerial(ExecutorContract):
@@ -54,10 +51,19 @@ class TestThreadPoolExecutor(ExecutorContract):
 
 
 @FORKS
-class TestProcessPoolExecutor(ExecutorContract, LostWorkerContract):
-    @pytest.fixture
-    def executor(self, context):
-        with ProcessPoolExecutor(2, mp_context=context) as executor:
+class TestProcessPoolExecutor(ExecutorContract):
+    @pytest.fixture(params=["fork", "spawn"], scope="class")
+    @classmethod
+    def executor(cls, request):
+        with ProcessPoolExecutor(2, mp_context=get_context(request.param)) as executor:
+            yield executor
+
+
+@FORKS
+class TestLostWorkersOfProcessPoolExecutor(LostWorkerContract):
+    @pytest.fixture(params=["fork", "spawn"])
+    def executor(self, request):
+        with ProcessPoolExecutor(2, mp_context=get_context(request.param)) as executor:
             yield executor
 
 
@@ -84,8 +90,9 @@ class SilentExecutor(Executor):
 
 
 class TestSilentExecutor(ExecutorContract):
-    @pytest.fixture
-    def executor(self):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls):
         executor = SilentExecutor()
         yield executor
         executor.pool.shutdown()
@@ -116,3 +123,22 @@ class TestReusableLoky(ExecutorContract):
         executor = loky.get_reusable_executor(max_workers=2)
         yield executor
         executor.shutdown()
+
+
+@pytest.mark.parametrize("name", ["serial", "threads", "multiprocessing"])
+def test_one_thread_commits(name, tmp_path):
+    """Commits never block a thread of the executor, which other jobs need."""
+    with JobFunctionCache(math.sqrt, executor=name, cache_dir=tmp_path) as cache:
+        store, threads = cache.cache, set()
+        put_many = store.put_many
+
+        def put_from_here(*args, **kwargs):
+            threads.add(threading.current_thread())
+            return put_many(*args, **kwargs)
+
+        store.put_many = put_from_here
+        wait([cache.submit_call((number,), {}) for number in range(50)], 60.0)
+        del store.put_many
+        assert len(store) == 50
+    (thread,) = threads
+    assert thread is threading.current_thread() or thread.name.startswith("bencher_job-writer")

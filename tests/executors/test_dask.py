@@ -551,7 +551,7 @@ def test_after_patience_jobs_that_no_worker_can_run_are_lost(doomed, tmp_path, w
     cluster = doomed(0 if why == "no worker" else 1, nanny=False)
     with cluster.client() as client:
         executor = client.get_executor(resources={"GPU": 1}, pure=False) if "resource" in why else client
-        with FutureCache(executor, cache_dir=tmp_path, patience=2) as cache:
+        with FutureCache(executor, cache_dir=tmp_path, patience=1) as cache:
 
             def work(x):
                 (tmp_path / "begun").touch()
@@ -570,7 +570,7 @@ def test_after_patience_jobs_that_no_worker_can_run_are_lost(doomed, tmp_path, w
 
 def test_jobs_that_run_for_long_are_not_lost(client, tmp_path):
     with FutureCache(client, cache_dir=tmp_path, patience=1) as cache:
-        assert cache.submit(Job("a", time.sleep, {}, "key", positional=(4,))).exception(PATIENCE) is None
+        assert cache.submit(Job("a", time.sleep, {}, "key", positional=(2.5,))).exception(PATIENCE) is None
 
 
 class Link:
@@ -635,7 +635,7 @@ def test_a_connection_that_was_cut_costs_nothing(link, tmp_path, until):
         futures = [cache.submit(Job(f"{x}", work, {"x": x}, f"key {x}")) for x in range(6)]
         assert until(lambda: len(list(tmp_path.glob("begun *"))) >= 2)
         link.cut()
-        time.sleep(3)
+        time.sleep(2)
         assert not any(future.done() for future in futures)
         link.mend()
         (tmp_path / "go").touch()
@@ -644,7 +644,7 @@ def test_a_connection_that_was_cut_costs_nothing(link, tmp_path, until):
 
 
 def test_a_connection_that_stays_cut_ends_the_jobs_after_patience(link, tmp_path):
-    with FutureCache(link.address, cache_dir=tmp_path, patience=3) as cache:
+    with FutureCache(link.address, cache_dir=tmp_path, patience=2) as cache:
         assert cache.submit(Job("a", abs, {}, "a", positional=(-1,))).result(PATIENCE) == 1
         futures = [cache.submit(Job(f"{x}", time.sleep, {}, f"{x}", positional=(600,))) for x in range(3)]
         link.cut()

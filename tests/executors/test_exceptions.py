@@ -6,7 +6,7 @@ import traceback
 import pytest
 
 from bencher_job import BencherJobError, JobTimeout
-from bencher_job._executors.exceptions import RemoteTraceback, dump_error, load_error
+from bencher_job._executors.pickling import RemoteTraceback, dump_error, load_error
 
 
 class Particular(Exception):

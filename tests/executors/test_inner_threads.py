@@ -159,23 +159,6 @@ def test_the_initializer_finds_it():
         assert pool.submit(lambda: os.environ["FOUND"]).result(PATIENCE) == "3"
 
 
-@pytest.mark.parametrize("name", [None, "OPENBLAS_NUM_THREADS"])
-def test_what_one_job_is_given_ends_with_it(name, monkeypatch):
-    def job() -> list[Any]:
-        reported: list[Any] = [(found(), variables())]
-        with InnerThreads.of(1, 1).taken_for_a_job():
-            reported.append((found(), variables()))
-        return [*reported, (found(), variables())]
-
-    if name is not None:
-        monkeypatch.setenv(name, "2")
-    with SlotPool(1) as pool:
-        before, inside, after = pool.submit(job).result(PATIENCE)
-    assert set(inside[0].values()) == {1}
-    assert inside[1] == dict.fromkeys(VARIABLES, "1")
-    assert after == before
-
-
 def test_this_process_and_its_other_children_stay_as_they_are():
     before = dict(os.environ)
     with SlotPool(1) as pool:

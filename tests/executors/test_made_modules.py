@@ -78,8 +78,14 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("executor", ["multiprocessing", "pool", "dask"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "executor"),
+    [
+        *((way, "multiprocessing") for way in WAYS),
+        ("made at run time", "pool"),
+        ("recipe without sys.modules", "dask"),
+    ],
+)
 def test_functions_and_classes_of_made_modules_run_in_workers(script, way, executor):
     folder = script.folder / "elsewhere"
     folder.mkdir()

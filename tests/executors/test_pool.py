@@ -12,7 +12,6 @@ import threading
 import time
 import traceback
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed, wait
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -22,7 +21,7 @@ from bencher_job import BencherJobError, Executors, WorkerLost
 from bencher_job._executors import inside_worker
 from bencher_job._executors.pool import SlotPool
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def make_unloadable():
@@ -72,7 +71,7 @@ def test_starts_processes_as_jobs_come(until):
         assert repr(pool) == "<SlotPool: 0 of 4 workers>"
         for _ in range(5):
             pool.submit(abs, -1).result()
-            assert until(lambda: all(slot.is_idle for slot in pool._scheduler.workers))
+            assert until(lambda: all(slot.room() and not slot.tasks for slot in pool._scheduler.workers))
         assert repr(pool) == "<SlotPool: 1 of 4 workers>"
 
 
@@ -83,23 +82,11 @@ def test_a_large_result_arrives_whole_and_writable(pool):
     array[0] = 5
 
 
-def test_a_large_function_travels_as_a_file_that_is_removed_at_exit(script):
-    out = script.run("""
-        import json, os
-        from bencher_job._executors import packing as function_files
-        from bencher_job._executors.pool import SlotPool
-        table = list(range(100_000))
-        def look_up(i): return table[i], os.getpid()
-        pool = SlotPool(1)
-        found = [pool.submit(look_up, i).result()[0] for i in range(5)]
-        folder = function_files.function_files._folder
-        out = [found, folder, os.stat(folder).st_mode & 0o777, len(os.listdir(folder))]
-        json.dump(out, open("out.json", "w"))
-    """)
+def test_a_function_that_a_worker_no_longer_has_is_sent_again(pool):
+    functions = [lambda x, number=number: x + number for number in range(40)]
 
-    assert out[0] == [0, 1, 2, 3, 4]
-    assert out[2:] == [0o700, 1]
-    assert not Path(out[1]).exists()
+    for _ in range(3):
+        assert [pool.submit(function, 1).result() for function in functions] == [*range(1, 41)]
 
 
 @pytest.mark.parametrize(
@@ -254,8 +241,8 @@ def test_kill_ends_a_running_job_with_all_that_it_started(pool, tmp_path, until,
     future = pool.submit(wait_for_a_child)
     assert until(lambda: pids.exists() and pids.read_text().endswith(" "))
 
-    assert pool.kill(future, TimeoutError("enough"))
-    with pytest.raises(TimeoutError, match="enough"):
+    assert pool.kill(future)
+    with pytest.raises(CancelledError):
         future.result(PATIENCE)
     assert until(lambda: all(is_gone(int(pid)) for pid in pids.read_text().split()))
     assert not pool.kill(future)
@@ -511,7 +498,7 @@ def test_a_forked_child_neither_waits_for_its_parents_threads_nor_uses_its_pool(
     out = script.run("""
         import json, os, threading, time
         from bencher_job import Job
-        from bencher_job._executors import engine_for, pickling
+        from bencher_job._executors import engine as engines, engine_for, pickling
         from bencher_job._executors.pool import SlotPool
         engine = engine_for("multiprocessing")
         def value():
@@ -524,7 +511,7 @@ def test_a_forked_child_neither_waits_for_its_parents_threads_nor_uses_its_pool(
         while not running.running(): pass
         held, go_on = threading.Event(), threading.Event()
         def hold():
-            with engine._source._lock, pickling.by_value(json):
+            with engines._shared.lock, pickling.by_value(json):
                 held.set()
                 go_on.wait()
         threading.Thread(target=hold, daemon=True).start()
@@ -537,7 +524,7 @@ def test_a_forked_child_neither_waits_for_its_parents_threads_nor_uses_its_pool(
                 open("child", "w").write(json.dumps([value(), killed]))
             engine.release()
             os._exit(0)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while os.waitpid(child, os.WNOHANG)[0] == 0:
             if time.monotonic() > deadline:
                 os.kill(child, 9)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bencher_job._executors.base import Place
+from bencher_job._executors.engine import Place
 from bencher_job._executors.entry import ResultKind, RunResult
 from bencher_job._executors.packing import Parcel, SentFunction
 from bencher_job._executors.scheduler import AHEAD, MOST_TOGETHER, OVERHEAD, Scheduler, Task, Worker

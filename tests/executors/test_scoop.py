@@ -15,7 +15,7 @@ from tests.environment import needs_scoop
 pytestmark = needs_scoop
 
 SCOOP = ("-m", "scoop", "-q", "-n", "3")
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 TOOLS = """
     import concurrent.futures as cf, json, os, signal, threading, time
@@ -25,7 +25,7 @@ TOOLS = """
 
     HERE = Path(__file__).parent
 
-    def wait_for(name, seconds=20):
+    def wait_for(name, seconds=60):
         end = time.monotonic() + seconds
         while not (HERE / name).exists():
             if time.monotonic() > end:
@@ -81,10 +81,10 @@ def test_callbacks_fire_and_timeouts_count_while_the_root_does_other_things(run)
         """
         if __name__ == "__main__":
             executor = Executors.factory("scoop")
-            executor.submit(abs, -1).result(20)
+            executor.submit(abs, -1).result(60)
             called = threading.Event()
             executor.submit(abs, -1).add_done_callback(lambda future: called.set())
-            prompt = called.wait(20)
+            prompt = called.wait(60)
             slow = executor.submit(wait_for, "go")
             begun = time.monotonic()
             try:
@@ -92,7 +92,7 @@ def test_callbacks_fire_and_timeouts_count_while_the_root_does_other_things(run)
             except cf.TimeoutError:
                 waited = time.monotonic() - begun
             (HERE / "go").touch()
-            tell([prompt, waited, slow.exception(20)])
+            tell([prompt, waited, slow.exception(60)])
         """
     )
 
@@ -113,11 +113,11 @@ def test_results_are_kept_as_they_complete(run):
 
         if __name__ == "__main__":
             last, *others = [work.submit(name) for name in ["last", *"abcdef"]]
-            cf.wait(others, 20)
+            cf.wait(others, 60)
             kept = sorted(record.arguments["name"] for record in work.cache.records())
             pending = not last.done()
             (HERE / "go").touch()
-            tell([kept, pending, last.result(20)])
+            tell([kept, pending, last.result(60)])
         """
     )
 
@@ -224,14 +224,14 @@ def test_a_worker_that_dies_costs_the_job_that_it_ran(run, death):
 
         if __name__ == "__main__":
             executor = Executors.factory("scoop")
-            executor.submit(abs, -1).result(20)
+            executor.submit(abs, -1).result(60)
             futures = [executor.submit(work, x) for x in range(500)]
             begun = time.monotonic()
-            lost = futures[250].exception(20)
+            lost = futures[250].exception(60)
             seconds = time.monotonic() - begun
             rest = futures[:250] + futures[251:]
-            values = [future.result(20) for future in rest] == [-x for x in range(500) if x != 250]
-            tell([type(lost).__name__, str(lost), lost.job, seconds, values, executor.submit(abs, -1).result(20)])
+            values = [future.result(60) for future in rest] == [-x for x in range(500) if x != 250]
+            tell([type(lost).__name__, str(lost), lost.job, seconds, values, executor.submit(abs, -1).result(60)])
         """
     )
 
@@ -248,9 +248,9 @@ def test_an_idle_worker_that_is_killed_costs_nothing(run):
         """
         if __name__ == "__main__":
             executor = Executors.factory("scoop")
-            victim, other = [future.result(20) for future in [executor.submit(meet, name) for name in "ab"]]
+            victim, other = [future.result(60) for future in [executor.submit(meet, name) for name in "ab"]]
             os.kill(victim, signal.SIGKILL)
-            pids = {executor.submit(os.getpid).result(20) for _ in range(50)}
+            pids = {executor.submit(os.getpid).result(60) for _ in range(50)}
             tell([list(pids), other, victim])
         """
     )
@@ -294,7 +294,7 @@ def test_without_workers_nothing_hangs(run):
             executor = Executors.factory("scoop")
             futures = [executor.submit(die), executor.submit(die), executor.submit(abs, -1)]
             (HERE / "go").touch()
-            lost = [repr(future.exception(20)) for future in futures]
+            lost = [repr(future.exception(60)) for future in futures]
             try:
                 executor.submit(abs, -1)
             except Exception as error:
@@ -357,9 +357,9 @@ def test_jobs_behind_a_long_one_go_to_another_worker(run):
             executor = Executors.factory("scoop")
             futures = [executor.submit(work, x) for x in range(400)]
             long = futures.pop(230)
-            done, pending = cf.wait(futures, 20)
+            done, pending = cf.wait(futures, 60)
             (HERE / "the others have ended").touch()
-            tell([len(done), long.result(20), CallCounter(HERE / "calls").count])
+            tell([len(done), long.result(60), CallCounter(HERE / "calls").count])
         """
     )
 
@@ -424,7 +424,7 @@ def test_workers_that_reach_the_broker_alone_get_their_jobs_by_it(run, patched):
         if __name__ == "__main__":
             executor = Executors.factory("scoop")
             large = executor.submit(bytes, 3_000_000)
-            tell([list(executor.map(abs, range(-300, 0))), len(large.result(20))])
+            tell([list(executor.map(abs, range(-300, 0))), len(large.result(60))])
         """,
         **patched(NO_ROUTE),
     )
@@ -472,9 +472,9 @@ def test_a_function_that_a_worker_has_not_kept_is_sent_again(run):
             held = Late()
             executor = Executors.factory("scoop")
             function = lambda x: (held, x)[1]
-            early = [str(executor.submit(function, x).exception(20)) for x in range(4)]
+            early = [str(executor.submit(function, x).exception(60)) for x in range(4)]
             (HERE / "ready").touch()
-            tell([early, [executor.submit(function, x).result(20) for x in range(4)]])
+            tell([early, [executor.submit(function, x).result(60) for x in range(4)]])
         """
     )
 
@@ -550,7 +550,7 @@ def test_workers_on_another_host_leave_when_the_root_is_killed(start, script, un
         """
         if __name__ == "__main__":
             executor = Executors.factory("scoop")
-            pids = [future.result(20) for future in [executor.submit(meet, name) for name in "ab"]]
+            pids = [future.result(60) for future in [executor.submit(meet, name) for name in "ab"]]
             tell([os.getpid(), *pids], "ready")
             time.sleep(600)
         """,
@@ -576,7 +576,7 @@ def test_an_interrupt_leaves_nothing_behind(start, script, until):
 
         if __name__ == "__main__":
             futures = [work.submit(x) for x in range(20)]
-            futures[0].result(20)
+            futures[0].result(60)
             tell("running", "ready")
             futures[1].result()
         """
@@ -625,7 +625,7 @@ def test_scoops_own_futures_beside_it_end_the_program_rather_than_hang(start):
         """
         import scoop.futures
         if __name__ == "__main__":
-            Executors.factory("scoop").submit(abs, -1).result(20)
+            Executors.factory("scoop").submit(abs, -1).result(60)
             list(scoop.futures.map(abs, range(100)))
         """
     )
@@ -685,7 +685,7 @@ def test_a_forked_child_of_the_root_is_told_that_scoop_is_its_parents(run):
         """
         if __name__ == "__main__":
             executor = Executors.factory("scoop")
-            executor.submit(abs, -1).result(20)
+            executor.submit(abs, -1).result(60)
             read, write = os.pipe()
             if os.fork() == 0:
                 try:
@@ -694,7 +694,7 @@ def test_a_forked_child_of_the_root_is_told_that_scoop_is_its_parents(run):
                     os.write(write, str(error).encode())
                 os._exit(0)
             os.wait()
-            tell([os.read(read, 1000).decode(), executor.submit(abs, -2).result(20)])
+            tell([os.read(read, 1000).decode(), executor.submit(abs, -2).result(60)])
         """
     )
 
@@ -707,9 +707,9 @@ def test_an_idle_pump_uses_no_time(run):
         """
         if __name__ == "__main__":
             executor = Executors.factory("scoop")
-            executor.submit(abs, -1).result(20)
+            executor.submit(abs, -1).result(60)
             before = time.process_time()
-            executor.submit(time.sleep, 1.5).result(20)
+            executor.submit(time.sleep, 1.5).result(60)
             tell(time.process_time() - before)
         """
     )

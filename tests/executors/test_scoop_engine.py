@@ -27,20 +27,20 @@ def test_runs_calls_in_workers_as_any_executor_does(run):
 
         def outcome(engine, function, *args):
             future = engine.submit(Job("name", function, {}, "key", positional=args))
-            future.exception(20)
+            future.exception(60)
             return engine.receive(future)
 
         if __name__ == "__main__":
             offset, out = 40, {}
             with Executors.factory("scoop") as executor:
                 out["map"] = list(executor.map(lambda x: x + offset, range(300)))
-                out["same class"] = type(executor.submit(make, 1).result(20)) is Point
-                out["elsewhere"] = executor.submit(os.getpid).result(20) != os.getpid()
+                out["same class"] = type(executor.submit(make, 1).result(60)) is Point
+                out["elsewhere"] = executor.submit(os.getpid).result(60) != os.getpid()
                 with cf.ThreadPoolExecutor(8) as threads:
                     futures = list(threads.map(lambda i: executor.submit(abs, -i), range(400)))
-                out["threads"] = [future.result(20) for future in futures] == list(range(400))
-                out["unpicklable"] = type(executor.submit(threading.Lock).exception(20)).__name__
-                out["exit"] = type(executor.submit(exit).exception(20)).__name__
+                out["threads"] = [future.result(60) for future in futures] == list(range(400))
+                out["unpicklable"] = type(executor.submit(threading.Lock).exception(60)).__name__
+                out["exit"] = type(executor.submit(exit).exception(60)).__name__
             try:
                 executor.submit(abs, -1)
             except RuntimeError as error:

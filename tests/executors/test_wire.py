@@ -3,13 +3,14 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bencher_job._executors.wire import Inlet, Outlet, encode_message
+from bencher_job._executors.worker import Inlet, Outlet, encode_message
 
 heads = st.tuples(st.integers(), st.binary(max_size=300))
 buffers = st.lists(st.sampled_from([0, 1, 100, 40_000, 300_000]), max_size=3)
@@ -32,7 +33,8 @@ def sent(messages, *, waits):
     sender.start()
     came = []
     while len(came) < len(messages):
-        came += inlet.receive() if waits else inlet.read()
+        with suppress(BlockingIOError):
+            came += inlet.read()
     sender.join()
     here.close()
     there.close()
@@ -52,7 +54,7 @@ def test_many_small_messages_come_in_few_calls():
     inlet = Inlet(there)
     here.sendall(b"".join(piece for number in range(100) for piece in encode_message((number,))))
 
-    assert [head for head, _ in inlet.receive()] == [(number,) for number in range(100)]
+    assert [head for head, _ in inlet.read()] == [(number,) for number in range(100)]
     here.close()
     there.close()
 
@@ -67,7 +69,7 @@ def test_a_buffer_is_the_receivers_to_keep():
     sender.start()
     came = []
     while not came:
-        came += inlet.receive()
+        came += inlet.read()
     sender.join()
     ((head, (first, empty, last)),) = came
 
@@ -92,4 +94,4 @@ def test_a_closed_end_is_told(half):
 
 
 def receive_twice(inlet):
-    return [*inlet.receive(), *inlet.receive()]
+    return [*inlet.read(), *inlet.read()]

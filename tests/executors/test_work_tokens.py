@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bencher_job._executors.wire import LEAVE, MOST_TOKENS, WorkTokenReader, WorkTokens
+from bencher_job._executors.worker import LEAVE, MOST_TOKENS, WorkTokenReader, WorkTokens
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_each_token_has_one_taker(ends):
         tokens.put(range(start, start + 100))
         back += tokens.take_back(30)
     tokens.put([LEAVE])
-    worker.join(20)
+    worker.join(60)
 
     assert sorted(taken + back) == list(range(1, 20_001))
     assert taken == sorted(taken)
@@ -90,7 +90,7 @@ def test_jobs_are_received_while_there_is_no_token(ends):
     while len(received) < 2:
         pass
     tokens.put([5])
-    waiting.join(20)
+    waiting.join(60)
 
     assert (received, numbers) == ([b"a", b"b"], [5])
     tokens.close()

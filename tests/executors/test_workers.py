@@ -13,7 +13,7 @@ import pytest
 from bencher_job import BencherJobError, WorkerLost, cached_job
 from bencher_job._executors.pool import SlotPool
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def test_a_worker_is_initialized_before_its_first_job(tmp_path):

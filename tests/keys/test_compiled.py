@@ -1,5 +1,7 @@
 """Compiled functions are keyed by the Python function and the options, not by their compiled versions."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -66,27 +68,32 @@ PLACES = {
 }
 
 
+@functools.cache
+def compiled(kind):
+    """A function, the same again, another one, and the first one with other options."""
+    make, options = COMPILED[kind]
+    return make(1), make(1), make(2), make(1, **options)
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", COMPILED)
 def test_the_python_function_and_the_options_count(kind, place):
-    make, options = COMPILED[kind]
-    key_of = PLACES[place]
-    assert key_of(make(1)) == key_of(make(1))
-    assert key_of(make(1)) != key_of(make(2))
-    assert key_of(make(1)) != key_of(make(1, **options))
-    assert key_of(make(1)) != key_of(python(1))
+    one, same, *others = map(PLACES[place], compiled(kind))
+    assert one == same
+    assert one not in others
+    assert one != PLACES[place](python(1))
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", COMPILED)
 def test_compiled_versions_do_not_count(kind, place):
-    compiled, key_of = COMPILED[kind][0](1), PLACES[place]
-    before = key_of(compiled)
+    made, key_of = COMPILED[kind][0](1), PLACES[place]
+    before = key_of(made)
     if kind == "cfunc":
-        assert compiled.ctypes(1.0) == 2.0
+        assert made.ctypes(1.0) == 2.0
     else:
-        compiled(np.ones(4))
-    assert key_of(compiled) == before
+        made(np.ones(4))
+    assert key_of(made) == before
 
 
 def test_a_typed_container_counts_by_its_content():

@@ -106,18 +106,6 @@ def test_an_install_from_a_folder_or_a_file_counts_by_its_files(
     assert (found[0] != "1.0") is counts
 
 
-def test_files_without_digests_in_the_list_count_by_content(site: Site) -> None:
-    found = set()
-    for number, text in enumerate(("x = 1", "x = 2")):
-        metadata = site.install(
-            "toolkit", "1.0", direct_url={"url": "file:///toolkit", "dir_info": {}}, toolkit=text
-        )
-        (metadata / "RECORD").write_text("toolkit.py,,\n")
-        os.utime(metadata / "METADATA", (number, number))
-        found |= set(distributions_of("toolkit"))
-    assert len(found) == 2
-
-
 def test_a_conda_package_counts_by_its_version(site: Site) -> None:
     metadata = site.install(
         "toolkit", "1.0", direct_url={"url": "file:///feedstock", "dir_info": {}}, toolkit=""

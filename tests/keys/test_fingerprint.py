@@ -627,7 +627,7 @@ class TestScope:
         assert one != two
 
     def test_an_unknown_scope_is_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"code='all' is not a scope. Use 'deep'"):
+        with pytest.raises(ValueError, match=r"code='all' is not a scope. Use one of 'deep'"):
             cached_job(code="all")  # type: ignore[call-overload]
 
 

@@ -33,7 +33,7 @@ def _gate() -> Iterator[None]:
 @pytest.fixture
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give workers less time to load what they run."""
-    monkeypatch.setattr(pool, "LOADING_SECONDS", 1.0)
+    monkeypatch.setattr(pool, "LOADING_SECONDS", 4.0)
 
 
 class SlowToUnpickle:

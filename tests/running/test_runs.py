@@ -239,9 +239,9 @@ def test_a_loop_that_lets_no_other_thread_run_ends_when_its_time_is_over():
 
 
 def test_the_time_counts_from_the_begin_of_a_run():
-    @cached_job(executor="multiprocessing", timeout=2, max_workers=1)
+    @cached_job(executor="multiprocessing", timeout=3, max_workers=1)
     def slow(x):
-        time.sleep(0.7)
+        time.sleep(0.8)
         return x
 
     assert list(slow.map(range(4))) == [0, 1, 2, 3]

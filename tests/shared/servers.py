@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import pwd
-import random
 import shutil
 import signal
 import socket
@@ -27,6 +26,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import free_port
+
 PATIENCE = 60.0
 
 PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"
@@ -34,25 +35,6 @@ PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"
 BUCKET = "bucket"
 
 POSTGRES_PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def free_ports() -> int:
-    """A port that is free together with the one 10,000 above, which SeaweedFS takes as well."""
-    while True:
-        port = random.randrange(15_000, 22_000)
-        with socket.socket() as first, socket.socket() as second:
-            try:
-                first.bind(("127.0.0.1", port))
-                second.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-            return port
 
 
 def program(name: str) -> str:
@@ -190,7 +172,7 @@ class Seaweed(Server):
 
     def __init__(self) -> None:
         super().__init__()
-        self.port = free_ports()
+        self.port = free_port(10_000)
 
     def start(self) -> None:
         rights = ["Admin", "Read", "Write", "List", "Tagging"]
@@ -202,10 +184,10 @@ class Seaweed(Server):
         (self.folder / "s3.json").write_text(json.dumps({"identities": identities}))
         while not self._runs():  # another program has taken one of its ports
             self.kill()
-            self.port = free_ports()
+            self.port = free_port(10_000)
 
     def _runs(self) -> bool:
-        ports = {name: free_ports() for name in ("master", "volume", "filer", "admin")}
+        ports = {name: free_port(10_000) for name in ("master", "volume", "filer", "admin")}
         self.run(
             program("weed"),
             "-logtostderr=true",

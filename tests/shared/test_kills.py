@@ -135,7 +135,7 @@ def test_a_killed_owner_is_noticed_after_a_lease(place: Place, connected: Connec
     owner.process.wait()
     started = time.monotonic()
     assert took_over(other, entry_address("f", "1"), b"other's") == b"other's"
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 30
 
 
 @pytest.fixture(params=[Postgres, Seaweed])
@@ -170,9 +170,9 @@ def test_a_server_may_be_killed(own_server: Server, connected: Connected) -> Non
             act([stored])
     own_server.start()
     assert remote.get_many([stored]) == {stored: b"value"}
-    value = took_over(other, running, b"other's")
-    winners = remote.put_many({running: b"owner's"})
-    assert winners.get(running, b"owner's") == value
+    # Its owner has the lease again, or another has it by now.
+    value = remote.put_many({running: b"owner's"}).get(running, b"owner's")
+    assert took_over(other, running, b"other's") == value
 
 
 def test_programs_go_on_while_a_server_is_killed_and_push_when_it_is_back(

@@ -98,7 +98,7 @@ def test_a_cut_is_told_after_a_time_and_ends(network: Network, connected: Connec
     started = time.monotonic()
     with pytest.raises(Unreachable):
         remote.put_many({address: b"mine"})
-    assert 4 < time.monotonic() - started < 20
+    assert 4 < time.monotonic() - started < 40
     proxy.reset()
     until(lambda: address in (asked := other.ask([address])).leases or address in asked.found, "no lease")
     theirs = other.put_many({address: b"theirs"}).get(address, b"theirs")

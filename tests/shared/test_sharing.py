@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bencher_job._shared import init_remote
+from bencher_job._stores.signature import Signature
 from tests.programs import Programs
 
 from .machines import Place
@@ -66,19 +67,26 @@ def hosts_at(folder: Path, place: Place) -> Hosts:
         with psycopg.connect(place.url, autocommit=True) as connection:
             connection.execute(f"create database {place.schema}")
         each.shared = place.url.replace("/postgres", f"/{place.schema}")
-        init = [sys.executable, "-m", "bencher_job", "shared", "init", "--shared", each.shared]
-        subprocess.run(init, check=True, env=os.environ | {"BENCHER_JOB_SECRET": SECRET})
+        init_remote(each.shared, mark=Signature(SECRET.encode()).shared_mark)
     return each
 
 
 @pytest.fixture
-def hosts(tmp_path: Path, place: Place) -> Iterator[Hosts]:
+def everywhere(tmp_path: Path, place: Place) -> Iterator[Hosts]:
     each = hosts_at(tmp_path, place)
     yield each
     each.end()
 
 
-def test_what_one_machine_has_computed_is_a_hit_on_the_others(hosts: Hosts) -> None:
+@pytest.fixture
+def hosts(tmp_path: Path, few: Place) -> Iterator[Hosts]:
+    each = hosts_at(tmp_path, few)
+    yield each
+    each.end()
+
+
+def test_what_one_machine_has_computed_is_a_hit_on_the_others(everywhere: Hosts) -> None:
+    hosts = everywhere
     compute = program("""
     assert list(work.map(range(20))) == expected(range(20))
     assert work(20) == expected([20])[0]
@@ -106,20 +114,23 @@ def test_peek_needs_no_local_store(hosts: Hosts) -> None:
     assert hosts.output(hosts.on("b", look)) == "True None"
 
 
-def test_one_computation_per_key_over_all_machines(hosts: Hosts) -> None:
+def test_one_computation_per_key_over_all_machines(everywhere: Hosts) -> None:
+    hosts = everywhere
     share = program(
         """
+    tell("is ready")
     wait_for("go")
-    assert list(work.map(range(30))) == expected(range(30))
+    assert list(work.map(range(20))) == expected(range(20))
     print(work.cache.info().shared)
     """,
-        seconds=0.1,
+        seconds=0.06,  # shorter jobs are not shared
     )
-    running = [hosts.on(f"h{number}", share) for number in range(4)]
-    time.sleep(1)
+    running = [hosts.on(f"h{number}", share) for number in range(3)]
+    for number in range(3):
+        hosts.wait_for(f"h{number}.is ready")
     hosts.tell("go")
     told = [hosts.output(each) for each in running]
-    assert hosts.count("run") == 30, told
+    assert hosts.count("run") == 20, told
 
 
 def test_jobs_of_workers_may_call_functions_that_are_shared_too(hosts: Hosts) -> None:

@@ -18,7 +18,7 @@ from .test_sharing import Hosts, hosts_at, program
 SHORT_LEASES = """
     from bencher_job._shared import open_remote, waits
     open_remote.__kwdefaults__["lease_seconds"] = 1.0
-    waits.ASK_EVERY = 1.0
+    waits.ASK_EVERY = 0.5
 """
 
 DRAW = """
@@ -78,7 +78,7 @@ def test_overwrite_replaces_the_shared_result(hosts: Hosts) -> None:
     assert hosts.output(hosts.on("c", show)) == second
     look = drawing(
         """
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while draw(1) != int(sys.argv[2]) and time.monotonic() < deadline:
             time.sleep(0.01)
         print(draw(1))
@@ -131,7 +131,7 @@ def test_jobs_with_keys_made_by_hand_are_shared_pulled_and_removed(hosts: Hosts)
     hosts.output(hosts.on("a", remove))
     see = """
     cache = FutureCache()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while "made by hand" in cache.cache and time.monotonic() < deadline:
         time.sleep(0.01)
     assert "made by hand" not in cache.cache
@@ -186,7 +186,7 @@ def test_lost_answers_cost_nothing(behind_proxy: tuple[Hosts, Hosts, Proxy]) -> 
             tell(f"is ready for {x}")
             wait_for(f"{NAME} {x}")
             drawn.append(draw(x))
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while (now := draw.cache.info().shared).outbox or now.problem:
                 assert time.monotonic() < deadline, now
                 time.sleep(0.01)
@@ -219,7 +219,7 @@ def test_what_a_killed_process_has_not_pushed_is_pushed_by_the_next(hosts: Hosts
         time.sleep(20)
         """
     )
-    assert hosts.on("a", victim).wait(30) == -signal.SIGKILL
+    assert hosts.on("a", victim).wait(60) == -signal.SIGKILL
     value = hosts.output(hosts.on("a", drawing("print(draw(1)); assert pushed(draw)")))
     assert hosts.output(hosts.on("b", drawing("print(draw(1))"))) == value
     assert hosts.count("run") == 2
@@ -235,7 +235,7 @@ def test_two_processes_push_one_outbox(hosts: Hosts) -> None:
         """
     )
     filler = hosts.on("a", fill)
-    total = filler.communicate(timeout=30)[0].strip()
+    total = filler.communicate(timeout=60)[0].strip()
     both = [hosts.on("a", drawing("draw(0); assert pushed(draw)")) for _ in range(2)]
     for each in both:
         hosts.output(each)
@@ -287,7 +287,7 @@ def test_a_cut_longer_than_a_lease_leaves_one_value(behind_proxy: tuple[Hosts, H
     draw(1)
     tell("has computed")
     wait_for("all")
-    deadline = time.monotonic() + 25
+    deadline = time.monotonic() + 60
     while (left := draw.cache.info().shared.outbox) and time.monotonic() < deadline:
         time.sleep(0.01)
     print(draw(1), left)
@@ -680,12 +680,12 @@ def test_ctrl_c_ends_a_job_and_those_who_wait_go_on(hosts: Hosts) -> None:
     first = hosts.on("a", source)
     hosts_until(lambda: hosts.count("run") == 1)
     waiting = [hosts.on(name, source + "\ntell('is done')") for name in ("b", "c")]
-    time.sleep(1.0)  # both wait
+    time.sleep(0.5)  # both wait, as far as can be seen from outside
     waiting[0].send_signal(signal.SIGINT)
-    assert waiting[0].wait(10) != 0
+    assert waiting[0].wait(60) != 0
     assert first.poll() is None
     assert waiting[1].poll() is None
     first.send_signal(signal.SIGINT)
-    assert first.wait(10) != 0
+    assert first.wait(60) != 0
     hosts.output(waiting[1])
     assert hosts.count("run") == 2

@@ -467,7 +467,7 @@ def test_a_damaged_archive_gives_what_is_whole(
 @pytest.mark.parametrize("content", [b"", b"no archive at all" * 1000, bytes(10240)])
 def test_a_file_that_is_no_archive_is_told(other: DiskStore, path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(BencherJobError, match=r"is no archive\. Give the path of a file that export"):
+    with pytest.raises(BencherJobError, match=r"is not an archive\. Give the path of a file that export"):
         import_(other, path)
 
 
@@ -475,17 +475,17 @@ def test_a_foreign_tar_file_is_no_archive(other: DiskStore, path: Path) -> None:
     with tarfile.open(path, "w") as made:
         made.add(__file__, "test.py")
     path.chmod(0o600)
-    with pytest.raises(BencherJobError, match="is no archive"):
+    with pytest.raises(BencherJobError, match="is not an archive"):
         import_(other, path)
 
 
 def test_what_can_not_be_read_is_told(other: DiskStore, tmp_path: Path) -> None:
     with pytest.raises(BencherJobError, match="No such file"):
         import_(other, tmp_path / "missing.tar")
-    with pytest.raises(BencherJobError, match="is no file"):
+    with pytest.raises(BencherJobError, match="is not a file"):
         import_(other, tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(BencherJobError, match="is no file"):
+    with pytest.raises(BencherJobError, match="is not a file"):
         import_(other, tmp_path / "pipe")
 
 
@@ -754,17 +754,16 @@ def test_a_compressed_entry_stays_so(
     assert other.figures().size == store.figures().size < 20_000
 
 
-def test_an_entry_without_compressed_parts_comes_in_where_the_package_is_missing(
+def test_compressed_entries_come_in_where_the_package_is_missing(
     store: DiskStore, other: DiskStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("zstandard")
-    store.put_many([entry("key", 1)._replace(compression="zstd")])
     store.put_many([entry("smaller", LARGE)._replace(compression="zstd")])
     export(store, path)
-    monkeypatch.setitem(sys.modules, "zstandard", None)  # type: ignore[arg-type]
-    imported = import_(other, path)
-    assert (imported.added, imported.refused) == (1, 1)
-    assert "the package zstandard is not installed" in str(imported)
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "zstandard", None)  # type: ignore[arg-type]
+        assert import_(other, path) == Imported(added=1)
+    assert value_of(other, "smaller") == LARGE
 
 
 def test_a_killed_import_leaves_a_store_that_can_be_repaired(

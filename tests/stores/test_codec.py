@@ -189,7 +189,7 @@ def test_a_key_and_what_follows_it_can_not_trade_bytes() -> None:
     entry = bytearray(sealed(1, "ab"))
     assert entry[6:8] == struct.pack("<H", 2)
     entry[6:8] = struct.pack("<H", 3)
-    with pytest.raises(DamagedEntry, match="don't match its digest"):
+    with pytest.raises(DamagedEntry):
         unseal(entry, "ab" + chr(entry[HEADER + 2]))
 
 

@@ -37,7 +37,8 @@ COLUMNS = {
     "Origin": "text",
     "Edition": "function key_version fingerprint version parameters manifest sources mac",
     "Gone": "key reason at",
-    "Totals": "entries size hits misses seconds counted",
+    "Totals": "hits misses seconds counted",
+    "Counted": "function tag edition entries size hits saved seconds used first last origin",
 }
 
 
@@ -57,6 +58,7 @@ def test_what_a_column_holds_that_nobody_wrote_raises_nothing(
 
     for x in range(4):
         job(x)
+    list(job.map(range(100, 170)))  # so many that entries are counted
     job.cache.clear_tag("none")
     directory = cache_folder / "fcache"
     with closing(DiskStore(directory, size_limit=10**9)) as store:

@@ -314,7 +314,7 @@ def test_a_damaged_record_is_left_out_with_a_warning(store: DiskStore) -> None:
 
 
 def undecodable(store: DiskStore, column: str, key: str = "bad") -> None:
-    """Make a text of an entry one that no UTF-8 is."""
+    """Make a text of an entry one that is not UTF-8."""
     with sqlite3.connect(store.directory / "cache.db") as database:
         database.execute(f"UPDATE Cache SET {column} = CAST(X'61FF62' AS TEXT) WHERE key = ?", (key,))
     database.close()
@@ -324,7 +324,7 @@ def test_an_entry_whose_file_has_an_undecodable_name_is_set_aside(store: DiskSto
     store.put_many([entry("bad", LARGE), entry("good", LARGE)])
     undecodable(store, "filename")
     with pytest.warns(
-        CacheWarning, match="The entry bad .* is damaged: its row holds a text that is no UTF-8"
+        CacheWarning, match="The entry bad .* is damaged: its row holds a text that is not UTF-8"
     ):
         assert not store.get("bad")
     assert not store.get("bad")  # and no second warning
@@ -347,7 +347,7 @@ def test_a_record_with_an_undecodable_text_is_left_out_and_can_be_replaced(
 ) -> None:
     store.put_many([entry("bad", LARGE), entry("good", 1)])
     undecodable(store, column)
-    with pytest.warns(CacheWarning, match="The record of bad .* is damaged and left out: .* no UTF-8"):
+    with pytest.warns(CacheWarning, match="The record of bad .* is damaged and left out: .* not UTF-8"):
         assert [record.key for record in store.records()] == ["good"]
     if column == "media":  # on which a hit depends
         with pytest.warns(CacheWarning, match="bad .* is damaged"):
@@ -530,7 +530,7 @@ def test_memory_is_not_trusted_while_a_change_goes_on_or_has_died(tmp_path: Path
     store.close()
 
 
-def test_sixteen_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+def test_eight_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
     script = """
         import sys
         from datetime import UTC, datetime
@@ -544,12 +544,12 @@ def test_sixteen_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
         store.close()
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), str(tmp_path / "a" / "b")]
-    processes = [subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE) for number in range(16)]
+    processes = [subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE) for number in range(8)]
     for process in processes:
         process.stdin.close()
-    assert [process.wait(60) for process in processes] == [0] * 16
+    assert [process.wait(60) for process in processes] == [0] * 8
     store = DiskStore(tmp_path / "a" / "b", size_limit=10**9)
-    assert len(store) == 16
+    assert len(store) == 8
     store.close()
 
 

@@ -15,7 +15,7 @@ import pytest
 from bencher_job import Record
 from bencher_job._query import Query
 from bencher_job._stores import Entry, Found, dump, export, import_, verify
-from bencher_job._stores.codec import SealedEntry, check, seal, unseal
+from bencher_job._stores.codec import SealedEntry, seal, unseal
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.parts import DamagedEntry, LargeEntry, compression_named
 from bencher_job._stores.schema import LARGEST_SOURCES
@@ -86,7 +86,7 @@ def peak_of(work: Callable[[], object]) -> int:
 
 def list_on_the_page(store: DiskStore, _: Path) -> None:
     listing = pytest.importorskip("bencher_job._page.listing").Listing(store, unpickles=False)
-    columns = [each["id"] for each in listing.columns("f", "")]
+    columns = [each["id"] for each in listing.columns("f")]
     rows = listing.page(store.history.find(Query("f")), columns)
     assert {row["key"]: row["cells"][columns.index("results.score")] for row in rows} == {
         "bomb": None,
@@ -140,18 +140,14 @@ def test_no_look_takes_the_memory_of_what_it_would_expand_to(
 
 @pytest.mark.parametrize("compression", ["zstd", "lz4"])
 @pytest.mark.parametrize("change", [-1, 1])
-def test_a_part_that_expands_to_another_length_is_damaged_without_being_kept(
-    compression: str, change: int
-) -> None:
+def test_a_part_that_expands_to_another_length_is_damaged(compression: str, change: int) -> None:
     whole = bytes(seal(dump(bytes(1 << 22)), "key", compression=compression_named(compression)))
-    check(whole, "key")
     at = 40 + len("key") + 1 + 4 + 8  # behind the header, the key, and what stands before the stream's length
     length = struct.unpack_from("<Q", whole, at)[0] + change
     body = whole[40:at] + struct.pack("<Q", length) + whole[at + 8 :]
     changed = bytes(SealedEntry(whole[:8], [body], len(whole), UNSIGNED))
-    for read in (check, unseal):
-        with pytest.raises(DamagedEntry, match="expand"):
-            read(changed, "key")
+    with pytest.raises(DamagedEntry, match="expand"):
+        unseal(changed, "key")
 
 
 @pytest.mark.parametrize("compression", ["zstd", "lz4"])

@@ -252,7 +252,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(
     tmp_path: Path, make: object, take: object
 ) -> None:
     make(tmp_path / "x.val", 0o600)
-    with pytest.raises(UntrustedCache, match="is no regular file"):
+    with pytest.raises(UntrustedCache, match="is not a regular file"):
         take(str(tmp_path / "x.val"))
 
 

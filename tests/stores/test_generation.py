@@ -117,7 +117,7 @@ def test_a_commit_waits_for_no_change(tmp_path: Path) -> None:
     committing = threading.Thread(target=generation.committed, daemon=True)
     with changing(generation):
         committing.start()
-        committing.join(10)
+        committing.join(60)
         assert not committing.is_alive()
         assert generation.puts != before
 

@@ -24,7 +24,7 @@ from bencher_job import (
     clean_orphaned_media,
     gen_path,
 )
-from bencher_job._names import ForeignName, NameOf, path_of
+from bencher_job._folders import ForeignName, NameOf, path_of
 from bencher_job._query import Order, Query
 from bencher_job._stores import (
     MISS,
@@ -159,7 +159,7 @@ def look_at_page(store: DiskStore) -> None:
     )
     listing = pages.listing.Listing(store, unpickles=False)
     for function in [each.name for each in store.functions()]:
-        columns = [each["id"] for each in listing.columns(function, "")]
+        columns = [each["id"] for each in listing.columns(function)]
         keys = store.history.find(Query(function))
         listing.page(keys, columns)
         listing.points(keys, columns)
@@ -360,6 +360,7 @@ def test_settings_that_are_planted_for_diskcache_are_not_read(ground: Ground) ->
     with closing(sqlite3.connect(ground.directory / "cache.db", isolation_level=None)) as database:
         for table in (
             "Cache",
+            "Counted",
             "Edition",
             "Origin",
             "Totals",
@@ -373,6 +374,7 @@ def test_settings_that_are_planted_for_diskcache_are_not_read(ground: Ground) ->
             "Remote",
         ):
             database.execute(f"DROP TABLE {table}")
+        database.execute("DROP VIEW Figures")
         database.execute("PRAGMA user_version = 0")
         for name in ("_directory", "disk__directory", "sqlite_writable_schema", "execute"):
             database.execute("INSERT OR REPLACE INTO Settings VALUES (?, ?)", (name, str(ground.outside)))

@@ -222,7 +222,7 @@ def test_a_process_that_is_killed_before_its_commit_leaves_nothing(store: Memory
     """
     store.put_many([entry("other", 1)])
     with elsewhere(script, store) as killed:
-        assert killed.wait(30) == -signal.SIGKILL
+        assert killed.wait(60) == -signal.SIGKILL
     assert not store.get("key")
     assert store.leases.owner_of("key") is None
     assert store.put_many([entry("key", 2, lease=acquire(store, "key"))]) == {}

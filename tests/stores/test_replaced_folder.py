@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,9 +24,11 @@ import pytest
 
 from bencher_job import CacheWarning, FutureCache, Job, Record, UntrustedCache
 from bencher_job._stores import MISS, Entry, StoreFailure, dump, export, import_, verify
+from bencher_job._stores import folder as opening
 from bencher_job._stores.blobs import write_blob
+from bencher_job._stores.database import Database
 from bencher_job._stores.embedded import DiskStore
-from bencher_job._stores.folder import Folder, is_replaceable
+from bencher_job._stores.folder import is_replaceable
 from bencher_job._stores.signature import PERSONAL_KEY, SECRET_VARIABLE, personal_signature
 from bencher_job._stores.verification import Fault
 
@@ -195,27 +197,26 @@ def test_what_is_in_its_place_for_good_is_missed(ground: Path, victims_home: Pat
     assert not marker.exists()
 
 
-def test_a_database_that_is_replaced_while_it_is_opened_is_opened_again(
+def test_nothing_is_written_to_a_database_that_was_replaced_while_it_was_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("ours", "first"), ("other", "second")):
-        store = DiskStore(tmp_path / name, size_limit=10**9)
-        store.put_many([entry("key", value)])
-        store.close()
-    connect, connects = Folder._connect, []
+    for name in ("ours", "other"):
+        with closing(DiskStore(tmp_path / name, size_limit=10**9)) as store:
+            store.put_many([entry("key", name)])
+    read_version = opening._version
 
-    def replaced_meanwhile(folder: Folder, writable: bool) -> object:
-        connected = connect(folder, writable)
-        connects.append(writable)
-        if len(connects) == 1:
-            swap(tmp_path / "ours", tmp_path / "other")
-        return connected
+    def replaced_meanwhile(database: Database, directory: Path) -> int:
+        monkeypatch.setattr(opening, "_version", read_version)
+        version = read_version(database, directory)
+        swap(tmp_path / "ours", tmp_path / "other")
+        return version
 
-    monkeypatch.setattr(Folder, "_connect", replaced_meanwhile)
-    store = DiskStore(tmp_path / "ours", size_limit=10**9)
-    assert store.get("key").load() == "second"  # type: ignore[union-attr]
-    assert len(connects) == 2
-    store.close()
+    monkeypatch.setattr(opening, "_version", replaced_meanwhile)
+    with closing(DiskStore(tmp_path / "ours", size_limit=10**9)) as store:
+        store.put_many([entry("new", 1)])
+    with closing(DiskStore(tmp_path / "ours", size_limit=10**9)) as now:
+        assert now.get("new").load() == 1  # type: ignore[union-attr]
+        assert now.get("key").load() == "other"  # type: ignore[union-attr]
 
 
 def opened(folder: Path) -> DiskStore:

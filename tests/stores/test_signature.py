@@ -150,7 +150,7 @@ def test_what_is_no_small_regular_file_is_refused(key_file: Path, what: str) -> 
     else:
         key_file.unlink()
         (os.mkdir if what == "folder" else os.mkfifo)(key_file, 0o600)
-    assert "is no regular file of" in refusal()
+    assert "is not a regular file of" in refusal()
 
 
 def test_a_relative_key_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

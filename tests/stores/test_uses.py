@@ -111,8 +111,16 @@ def test_size_counts_media_and_what_an_entry_takes_in_the_database(store: Memory
     assert (store.figures().size, len(store)) == (0, 0)
 
 
+def numbered(key: int, length: int) -> Entry:
+    """Make an entry whose function and tag differ with its number and length."""
+    made = entry(f"key-{key}", bytes(100 * length))
+    return made._replace(
+        record=replace(made.record, function=f"f{key % 3}", tag="long" if length > 2 else "")
+    )
+
+
 CHANGES = st.one_of(
-    st.tuples(st.just("put"), st.lists(st.integers(0, 9), max_size=4, unique=True)),
+    st.tuples(st.sampled_from(["put", "use"]), st.lists(st.integers(0, 9), max_size=4, unique=True)),
     st.tuples(st.sampled_from(["forget", "evict"]), st.just([])),
     st.tuples(st.just("forget"), st.lists(st.integers(0, 9), min_size=1, max_size=1)),
 )
@@ -128,7 +136,9 @@ def test_figures_are_right_whatever_was_put_replaced_and_removed(
     store.clear()
     for what, keys in changes:
         if what == "put":
-            store.put_many([entry(f"key-{key}", bytes(100 * len(keys))) for key in keys])
+            store.put_many([numbered(key, len(keys)) for key in keys])
+        elif what == "use":
+            store.behind.get_many(f"key-{key}" for key in keys)
         elif what == "evict":
             store.behind.removals.keep_within(max(1, store.figures().size - 300))
         elif keys:
@@ -138,6 +148,18 @@ def test_figures_are_right_whatever_was_put_replaced_and_removed(
                 store.remove([record.key])
         sizes = [record.size for record in store.records()]
         assert (len(store), store.figures().size) == (len(sizes), sum(sizes) + ENTRY_OVERHEAD * len(sizes))
+        functions = {function.name: function for function in store.functions()}
+        infos = store.history.infos([record.key for record in store.records()])
+        assert sorted(functions) == sorted({info.record.function for info in infos})
+        for name, function in functions.items():
+            of_function = [info for info in infos if info.record.function == name]
+            assert function.entries == len(of_function)
+            assert function.size == sum(info.record.size for info in of_function)
+            assert function.hits == sum(info.hits for info in of_function)
+            assert function.seconds_saved == 0.5 * function.hits
+            assert function.seconds == 0.5 * function.entries
+            assert set(function.tags) == {info.record.tag for info in of_function} - {""}
+            assert function.last_used.timestamp() > max(info.used for info in of_function) - 0.001
 
 
 def test_totals_survive_the_process_and_add_up(store: MemoryTier) -> None:
@@ -172,17 +194,6 @@ def test_so_many_uses_in_bulk_are_written_at_once(store: MemoryTier, monkeypatch
         store.behind.get_many(keys)
         counted = store.behind.files.query("SELECT sum(access_count) FROM Cache")
         assert counted == [(written,)]
-
-
-def test_lookups_in_bulk_again_and_again_take_no_more_memory(
-    store: MemoryTier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(removals, "LARGEST_BATCH", 10)
-    store.put_many([entry(f"key-{number}", 1, seconds=2.0) for number in range(4)])
-    for _ in range(50):
-        store.behind.get_many([f"key-{number}" for number in range(4)])
-        assert len(store.behind.uses._in_bulk) <= 3
-    assert store.figures().total == (200, 4, 400.0)
 
 
 def test_uses_wait_for_nobody(store: MemoryTier) -> None:

@@ -68,6 +68,17 @@ def test_fields_of_an_ignored_config_run_once(counter: CallCounter) -> None:
     assert counter.count == 1
 
 
+def test_fields_that_are_the_same_in_all_rows_come_after_the_result() -> None:
+    @cached_job
+    def fit(cfg: Config) -> int:
+        return cfg.layers
+
+    swept = fit.sweep({"cfg": [Config(layers=8), Config(layers=9)]}).run()
+    assert [*swept.to_dataframe()][:3] == ["cfg.layers", "repeat", "result"]
+    assert [*fit.cache.to_dataframe()][:2] == ["cfg.layers", "result"]
+    assert {"cfg", "cfg.optimizer.lr"} < {*swept.to_dataframe()}
+
+
 @pytest.mark.parametrize(
     ("grid", "constants", "fact"),
     [

@@ -12,7 +12,7 @@ import pytest
 from bencher_job import BencherJobError, CachedFunction, JobFunctionCache, UnkeyableArgument, cached_job
 from bencher_job.testing import CallCounter
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def doubled(x: int) -> int:

@@ -224,6 +224,18 @@ def test_failures_are_kept_while_the_rest_goes_on(counter_and_sweep) -> None:
     assert (failure.arguments["x"], type(failure.error)) == (2, LookupError)
 
 
+def test_a_run_without_a_bar_logs_how_many_jobs_failed(
+    counter_and_sweep, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, sweep = counter_and_sweep
+    sweep({"x": [1, 2]}, fail=3).run()
+    assert caplog.messages == []
+    sweep({"x": [1, 2, 3]}, fail=2).run(progress=False)
+    assert caplog.messages == [
+        f"1 of 3 jobs of {__name__}.scaled failed; the sweep's `failures` has the errors"
+    ]
+
+
 def test_on_error_raise_stops_at_the_first(counter_and_sweep) -> None:
     counter, sweep = counter_and_sweep
     with pytest.raises(LookupError):
@@ -260,7 +272,7 @@ def test_iteration_gives_futures_as_they_complete() -> None:
 
     @cached_job(executor="threads", max_workers=2, code="none")
     def waits_for_the_others(x: int) -> int:
-        assert x != 0 or last_may_end.wait(20)
+        assert x != 0 or last_may_end.wait(60)
         return x
 
     seen = []

@@ -108,17 +108,18 @@ def test_a_damaged_stream_is_told_of_and_never_raises_anything_else(data: st.Dat
 
 
 @pytest.mark.parametrize(
-    ("stream", "told"),
+    "stream",
     [
-        (b"", "damaged"),
-        (b"\x80\x05\x8c\xffab.", "ends"),
-        (b"\x80\x05\x97.", "a buffer is missing"),
-        (b"I1\n.", "opcode"),
-        (b"\x80\x05]K\x01b.", "plain data gets a state"),
+        b"",
+        b"\x80\x05\x8c\xffab.",  # a text that ends early
+        b"\x80\x05\x97.",  # a buffer that is missing
+        b"\x80\x05]K\x01b.",  # a list with a state
+        b"\x80\x05(cposix\ngetpid\no.",  # an instance of protocol 0
+        b"\x80\x05(iposix\ngetpid\n.",
     ],
 )
-def test_what_is_no_stream_of_an_entry_says_why(stream: bytes, told: str) -> None:
-    with pytest.raises(Unreadable, match=told):
+def test_what_is_no_stream_of_an_entry_is_refused(stream: bytes) -> None:
+    with pytest.raises(Unreadable, match="damaged"):
         read_pickle(stream)
 
 

@@ -21,6 +21,7 @@ async function answered(request) {
     if (response.ok) return body;
     throw new Refused(body.error, response.status);
   }
+  if (response.ok) return response;
   throw new Refused(response.status === 403
     ? "This session has ended. Open the URL that bencher-job serve printed last."
     : `The server failed (${response.status}).`, response.status);

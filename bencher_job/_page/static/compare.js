@@ -3,9 +3,8 @@
 import * as api from "./api.js";
 import { el } from "./dom.js";
 import * as say from "./format.js";
-import { files } from "./media.js";
+import { files, value } from "./record.js";
 import * as state from "./state.js";
-import { value } from "./values.js";
 
 export const MOST = 6;
 

@@ -5,34 +5,25 @@ import { byId, el, icon } from "./dom.js";
 import * as say from "./format.js";
 import { drop } from "./selection.js";
 import * as state from "./state.js";
-import { arrow, begun, line, typed } from "./table.js";
-import { TabulatorFull as Tabulator } from "./vendor/tabulator.js";
+import { line, local, typed } from "./table.js";
 
 const COLUMNS = [["created", "began", 175], ["call", "arguments", 320], ["error", "error", 380], ["seconds", "took", 90], ["code", "code", 120]];
 const written = (field, value) => (field === "created" ? say.moment(value) : field === "seconds" ? say.duration(value) : value);
 
-let table = null;
-let built = "";
+const failed = local();
 let hidden = 0;
 
 export async function show(place) {
   const { store, function: name, code } = state.now;
   const answer = await api.get("failed", { store, function: name, code });
-  const { jobs } = answer;
   hidden = answer.hidden;
-  const wanted = JSON.stringify([store, name]);
-  if (built === wanted && table && place.contains(table.element)) {
-    await table.replaceData(jobs);
-    tools(table.getData("active").map((job) => job.key));
-    return;
+  if (!byId("failed")) {
+    place.replaceChildren(el("div", { id: "tools" }), el("div", { id: "failed", onclick: chosen, oninput: typed,
+      onkeydown: (event) => { if (event.key === "Enter") chosen(event); } }));
   }
-  table?.destroy();
-  const holder = el("div", { id: "failed", onclick: chosen, oninput: typed,
-    onkeydown: (event) => { if (event.key === "Enter") chosen(event); } });
-  place.replaceChildren(el("div", { id: "tools" }), holder);
-  table = new Tabulator(holder, {
-    data: jobs, index: "key", height: "100%", layout: "fitDataFill", headerSortElement: arrow, rowFormatter: line,
-    placeholder: el("p", { class: "none-left" }, "No failed job passes."), initialSort: [{ column: "created", dir: "desc" }],
+  const table = await failed(byId("failed"), JSON.stringify([store, name]), answer.jobs, {
+    index: "key", rowFormatter: line, placeholder: el("p", { class: "none-left" }, "No failed job passes."),
+    initialSort: [{ column: "created", dir: "desc" }],
     columnDefaults: { formatter: (cell) => el("span", {}, written(cell.getField(), cell.getValue())) },
     columns: COLUMNS.map(([field, title, width]) => ({
       field, title, width, titleFormatter: () => el("button", { type: "button", class: "sort" }, title),
@@ -41,10 +32,9 @@ export async function show(place) {
       headerFilterFunc: (text, value) => written(field, value).toLowerCase().includes(text.toLowerCase()),
     })),
   });
+  table.off("dataFiltered");
   table.on("dataFiltered", (filters, rows) => tools(rows.map((row) => row.getData().key)));
-  built = wanted;
-  await begun(table);
-  tools(jobs.map((job) => job.key));
+  tools(table.getData("active").map((job) => job.key));
 }
 
 function tools(keys) {

@@ -5,14 +5,12 @@ import { byId, el } from "./dom.js";
 import * as say from "./format.js";
 import { defaults, select } from "./plot.js";
 import * as state from "./state.js";
-import { arrow, begun } from "./table.js";
+import { local } from "./table.js";
 import * as tools from "./tools.js";
-import { TabulatorFull as Tabulator } from "./vendor/tabulator.js";
 
 const FIGURES = [["count", "count"], ["mean", "mean"], ["sd", "spread (sd)"], ["low", "min"], ["high", "max"]];
 
-let table = null;
-let built = "";
+const groups = local();
 
 export async function show(place) {
   const { columns } = await api.get("columns", { store: state.now.store, function: state.now.function });
@@ -39,22 +37,14 @@ export async function show(place) {
   const label = (id) => columns.find((each) => each.id === id).label;
   const written = (cell) => el("span", {}, say.cell(cell.getValue(), cell.getField() === "count" ? "" : value).text);
   const data = answer.groups.map(({ cells, ...figures }) => ({ ...figures, ...Object.fromEntries(cells.map((cell, at) => [`by${at}`, cell])) }));
-  const signature = JSON.stringify([state.now.store, state.now.function, by, value]);
-  if (built === signature && byId("groups").contains(table.element)) table.replaceData(data);
-  else {
-    table?.destroy();
-    table = new Tabulator(el("div"), {
-      data, height: "100%", layout: "fitDataFill", headerSortElement: arrow, initialSort: by.map((id, at) => ({ column: `by${at}`, dir: "asc" })).reverse(),
-      columnDefaults: { sorter: (a, b) => say.compared(a, b), formatter: (cell) => el("span", {}, say.cell(cell.getValue()).text) },
-      columns: [
-        ...by.map((id, at) => ({ field: `by${at}`, title: label(id), titleFormatter: () => title(label(id)) })),
-        ...FIGURES.map(([field, name]) => ({ field, title: name, cssClass: "is-number", formatter: written, titleFormatter: () => title(name) })),
-      ],
-    });
-    byId("groups").replaceChildren(table.element);
-    built = signature;
-    await begun(table);
-  }
+  const table = await groups(byId("groups"), JSON.stringify([state.now.store, state.now.function, by, value]), data, {
+    initialSort: by.map((id, at) => ({ column: `by${at}`, dir: "asc" })).reverse(),
+    columnDefaults: { sorter: (a, b) => say.compared(a, b), formatter: (cell) => el("span", {}, say.cell(cell.getValue()).text) },
+    columns: [
+      ...by.map((id, at) => ({ field: `by${at}`, title: label(id), titleFormatter: () => title(label(id)) })),
+      ...FIGURES.map(([field, name]) => ({ field, title: name, cssClass: "is-number", formatter: written, titleFormatter: () => title(name) })),
+    ],
+  });
   const save = el("button", { type: "button", class: "plain", onclick: () => table.download("csv", `${say.parts(state.now.function).name}-groups.csv`) }, "CSV");
   byId("tools").replaceWith(tools.bar(answer.entries, () => null, () => [
     el("span", { class: "muted", id: "group-count" }, `${say.counted(answer.total, "group")} of ${say.counted(answer.entries, "entry", "entries")}`), save]));

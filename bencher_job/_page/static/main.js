@@ -2,13 +2,11 @@
 
 import * as api from "./api.js";
 import * as compare from "./compare.js";
-import { byId, el } from "./dom.js";
+import { byId, el, tell } from "./dom.js";
 import * as failed from "./failed.js";
 import * as functions from "./functions.js";
 import * as groups from "./groups.js";
-import * as heading from "./heading.js";
 import * as plot from "./plot.js";
-import { tell } from "./questions.js";
 import * as record from "./record.js";
 import * as state from "./state.js";
 import * as table from "./table.js";
@@ -71,7 +69,7 @@ async function view() {
   }
   const title = `${each.name || "(no function)"} · bencher_job`;
   if (document.title !== title) document.title = title;
-  heading.show(byId("main"), each);
+  functions.head(byId("main"), each);
   await (VIEWS[state.now.view] ?? table).show(byId("view"));
 }
 

@@ -1,12 +1,10 @@
 // One entry: its files, arguments and value, and all that is known of its run.
 
 import * as api from "./api.js";
-import { byId, el, icon } from "./dom.js";
+import { byId, el, icon, svg } from "./dom.js";
 import * as say from "./format.js";
-import { files } from "./media.js";
 import { clearButton, save } from "./selection.js";
 import * as state from "./state.js";
-import { value } from "./values.js";
 
 let shown = "";
 
@@ -100,3 +98,84 @@ function parts(store, entry) {
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && state.now.key && !document.querySelector("dialog[open]")) close();
 });
+
+// Files that a job wrote: pictures, films and sounds as such, texts by their beginning, others to save.
+const BEGINNING = 32768;
+const TEXTS_AT_ONCE = 5;
+
+export function files(store, entry) {
+  let texts = 0;
+  return el("div", { class: "files" }, entry.media.map((file) => {
+    const url = api.mediaUrl(store, entry.key, file.name);
+    const isRead = file.kind === "text" && (texts += 1) <= TEXTS_AT_ONCE;
+    return el("figure", {}, content(file, url, isRead),
+      el("figcaption", {}, el("span", { title: `${entry.folder}/${file.name}` }, file.name.split("/").at(-1)), el("span", { class: "muted" }, say.size(file.size)),
+        el("a", { class: "ghost", href: api.mediaUrl(store, entry.key, file.name, true), download: "", "aria-label": `Save ${file.name}`, title: "Save" }, icon("save"))));
+  }));
+}
+
+function content(file, url, isRead) {
+  if (file.kind === "image") {
+    return el("a", { href: url, target: "_blank", rel: "noopener", title: "Open by itself" },
+      el("img", { src: url, alt: file.name, loading: "lazy" }));
+  }
+  if (file.kind === "video") return el("video", { src: url, controls: true, preload: "metadata" });
+  if (file.kind === "audio") return el("audio", { src: url, controls: true, preload: "metadata" });
+  return isRead ? textOf(url, file.size) : null;
+}
+
+function textOf(url, size) {
+  const place = el("pre", { class: "code" }, "…");
+  fetch(url, { headers: { range: `bytes=0-${BEGINNING - 1}` } })
+    .then((response) => (response.ok ? response.text() : Promise.reject(new Error(String(response.status)))))
+    .then((beginning) => { place.textContent = beginning + (size > BEGINNING ? "\n…" : ""); })
+    .catch((error) => { place.textContent = `It can’t be read: ${error.message}`; });
+  return place;
+}
+
+// A value as a tree that folds, numbers of an array as a line, and a note on what is not shown.
+export function value(told) {
+  const parts = [];
+  if (told.outline) parts.push(el("div", { class: "outline" }, node(told.outline, told.is_whole)));
+  if (told.text) parts.push(el("pre", { class: "code" }, told.text));
+  if (told.note) parts.push(el("p", { class: told.is_bad ? "problem" : "note" }, told.note));
+  return parts;
+}
+
+const BRACKETS = { dict: "{ }", list: "[ ]", tuple: "( )", set: "{ }" };
+
+function node(each, isOpen = false) {
+  if (each.items) return tree(each, isOpen);
+  if (each.kind === "array") return array(each);
+  const more = each.more ? ` … ${each.more} more characters` : "";
+  const shown = each.kind === "text" ? say.named(each.text) : each.text;
+  return el("span", { class: `leaf is-${each.kind}`, title: shown === each.text ? null : each.text }, shown + more);
+}
+
+function tree(each, isOpen) {
+  const title = each.kind === "object" ? each.text : `${each.kind} ${BRACKETS[each.kind] ?? ""} ${each.text}`;
+  if (!each.items.length && !each.more) return el("span", { class: "leaf muted" }, title);
+  const lines = each.items.map(([label, part]) => el("li", {},
+    label ? el("span", { class: "label" }, label) : null, node(part)));
+  if (each.more) lines.push(el("li", { class: "muted" }, `… ${each.more} more`));
+  return el("details", { open: isOpen }, el("summary", {}, title), el("ul", {}, lines));
+}
+
+function array(each) {
+  const numbers = each.first.filter((item) => typeof item === "number" && Number.isFinite(item));
+  const shown = each.first.slice(0, 12).map((item) => (typeof item === "number" ? say.number(item) : String(item))).join(", ");
+  return el("span", { class: "leaf" }, el("span", { class: "muted" }, each.text),
+    numbers.length > 2 ? spark(numbers) : null,
+    shown ? el("span", { class: "numbers" }, `[${shown}${each.first.length > 12 ? ", …" : ""}]`) : null);
+}
+
+function spark(numbers) {
+  const low = Math.min(...numbers);
+  const high = Math.max(...numbers);
+  const points = numbers.map((item, at) => {
+    const y = high > low ? 22 - (20 * (item - low)) / (high - low) : 12;
+    return `${(at * 118) / (numbers.length - 1) + 1},${y.toFixed(1)}`;
+  });
+  return svg("svg", { class: "spark", viewBox: "0 0 120 24", role: "img", "aria-label": `From ${say.number(low)} to ${say.number(high)}` },
+    svg("polyline", { points: points.join(" ") }));
+}

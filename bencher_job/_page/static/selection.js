@@ -2,9 +2,8 @@
 
 import * as api from "./api.js";
 import { MOST } from "./compare.js";
-import { byId, el, icon } from "./dom.js";
+import { ask, byId, el, icon, tell } from "./dom.js";
 import * as say from "./format.js";
-import { ask, tell } from "./questions.js";
 import * as state from "./state.js";
 
 const keys = new Set();
@@ -85,19 +84,18 @@ export const clearButton = (given, many) => (api.session.read_only ? null
   : el("button", { type: "button", class: "plain is-danger", onclick: () => drop(given(), many) }, icon("bin"), "Clear…"));
 
 export async function save(given, many) {
-  const label = say.parts(state.now.function).name;
   const sure = await ask(`Export ${say.counted(many, "entry", "entries")}?`,
     ["They are written to one archive with their records and files, which bencher-job import takes in.",
       "Nothing here changes."], "Export");
   if (!sure) return;
   try {
-    const made = await api.post("export", { ...given, label });
-    const link = el("a", { href: `archives/${made.ticket}`, download: "" });
-    document.body.append(link);
-    link.click();
-    link.remove();
-    const missing = made.asked - made.count;
-    tell(`${say.counted(made.count, "entry", "entries")} exported.${missing ? ` ${say.count(missing)} are damaged or gone.` : ""}`,
+    const archive = await api.post("export", given);
+    const href = URL.createObjectURL(await archive.blob());
+    el("a", { href, download: `${say.parts(state.now.function).name}.tar` }).click();
+    setTimeout(URL.revokeObjectURL, 60000, href);
+    const count = Number(archive.headers.get("x-entries"));
+    const missing = many - count;
+    tell(`${say.counted(count, "entry", "entries")} exported.${missing ? ` ${say.count(missing)} are damaged or gone.` : ""}`,
       { isProblem: missing > 0 });
   } catch (error) {
     tell(error.message, { isProblem: true });

@@ -31,7 +31,7 @@ export const query = () => ({
   store: now.store, function: now.function, filters: now.filters, search: now.search, sort: now.sort, code: now.code,
 });
 
-// Show something else. What replaces is no step to go back over; what is quiet is shown already.
+// Show something else. What replaces is not a step to go back over; what is quiet is shown already.
 export function change(some, { replaces = false, quiet = false } = {}) {
   const before = now;
   now = { ...now, ...some };

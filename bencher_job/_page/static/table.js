@@ -8,7 +8,7 @@ import * as state from "./state.js";
 import * as tools from "./tools.js";
 import { TabulatorFull as Tabulator } from "./vendor/tabulator.js";
 
-const GROUPS = { argument: "Arguments", result: "Result", record: "Run" };
+const GROUPS = { argument: "Arguments", result: "Result", record: "Run", constant: "Constant fields" };
 const HINT = "A part of a text, a number, >0.5, 0.1..1, =exact, !not or none";
 const HINTS = {
   created: "A day as 2026-01-31, >2026-01-31 18:00, or an age: 2h",
@@ -29,7 +29,7 @@ export function forget() {
   selection.clear();
 }
 
-export const arrow = (column, dir) => (dir === "none" ? el("span") : icon(dir === "asc" ? "up" : "down"));
+const arrow = (column, dir) => (dir === "none" ? el("span") : icon(dir === "asc" ? "up" : "down"));
 const hidden = () => new Set(JSON.parse(state.now.hidden || "[]"));
 const order = () => ({ column: state.now.sort.replace(/^-/, ""), dir: state.now.sort.startsWith("-") ? "desc" : "asc" });
 // What the table itself changes in the state; where something else has changed it, the table is made again.
@@ -50,7 +50,25 @@ export async function show(place) {
 export const typed = ({ target }) => target.dispatchEvent(new KeyboardEvent("keyup"));
 
 // Tabulator begins a little later, and takes nothing until then.
-export const begun = (made) => new Promise((resolve) => { made.on("tableBuilt", resolve); });
+const begun = (made) => new Promise((resolve) => { made.on("tableBuilt", resolve); });
+
+// Shows rows that are all here in a table, which is made again where its signature is another one.
+export function local() {
+  let made = null;
+  let signature = "";
+  return async (holder, wanted, data, options) => {
+    if (signature === wanted && holder.contains(made.element)) {
+      await made.replaceData(data);
+      return made;
+    }
+    made?.destroy();
+    made = new Tabulator(el("div"), { data, height: "100%", layout: "fitDataFill", headerSortElement: arrow, ...options });
+    holder.replaceChildren(made.element);
+    signature = wanted;
+    await begun(made);
+    return made;
+  };
+}
 
 // Asks for a page of rows. A filter that is none leaves the last page where it is, and says why.
 async function ask() {

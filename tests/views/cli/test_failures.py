@@ -49,7 +49,7 @@ def locked(shell: Shell) -> Iterator[None]:
 def test_a_cache_that_is_not_there(shell: Shell, words: list[str]) -> None:
     code, sentence = shell.failure(*words)
     assert code == 3
-    assert "cachedir is no cache directory: No such file or directory" in sentence
+    assert "cachedir is not a cache directory: No such file or directory" in sentence
     code, sentence = shell.failure(*words, "--cache-name", "other")
     assert code == 3
     assert list(shell.folder.iterdir()) == []
@@ -62,7 +62,7 @@ def test_a_folder_that_holds_no_cache(shell: Shell, words: list[str]) -> None:
     assert (code, f"{shell.folder}/cachedir holds no cache" in sentence) == (3, True)
     (shell.folder / "file").touch()
     code, sentence = shell.failure(*words, "--cache-dir", "file")
-    assert (code, "file is no cache directory: Not a directory" in sentence) == (3, True)
+    assert (code, "file is not a cache directory: Not a directory" in sentence) == (3, True)
 
 
 @every_command
@@ -213,7 +213,7 @@ def test_ctrl_c_ends_a_command_that_waits_quietly(study: Shell, words: list[str]
         )
         study.wait_until(lambda: study.has_open(waiting, "cache.db"))
         waiting.send_signal(signal.SIGINT)
-        out, errors = waiting.communicate(timeout=20)
+        out, errors = waiting.communicate(timeout=60)
     assert (waiting.returncode, out, errors) == (130, "", "")
 
 
@@ -232,20 +232,6 @@ def test_a_pipe_that_is_closed_is_no_error(study: Shell, words: list[str]) -> No
         check=False,
     )
     os.close(writing)
-    assert (ended.returncode, ended.stderr) == (0, "")
-
-
-@pytest.mark.parametrize("words", [["ls"], ["ls", "--json"], ["show", "score"], ["clear", "score", "--yes"]])
-def test_closed_streams_are_no_error(study: Shell, words: list[str]) -> None:
-    """As a daemon's are."""
-    ended = subprocess.run(
-        ["sh", "-c", '"$@" <&- >&-', "sh", PROGRAM, *words],
-        cwd=study.folder,
-        env=study.environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
     assert (ended.returncode, ended.stderr) == (0, "")
 
 

@@ -127,7 +127,9 @@ def test_the_place_on_the_disk_is_told_by_what_takes_it(shell: Shell) -> None:
 def test_without_a_cache_there_is_one_sentence_and_nothing_is_made(shell: Shell) -> None:
     code, sentence = shell.failure("ls")
     assert code == 3
-    assert sentence.startswith(f"{shell.folder}/cachedir is no cache directory: No such file or directory.")
+    assert sentence.startswith(
+        f"{shell.folder}/cachedir is not a cache directory: No such file or directory."
+    )
     assert "--cache-dir" in sentence
     assert list(shell.folder.iterdir()) == []
 

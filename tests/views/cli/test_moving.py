@@ -71,7 +71,7 @@ def test_a_file_that_is_no_archive_is_refused(study: Shell) -> None:
     (study.folder / "x.tar").write_text("no archive")
     code, sentence = study.failure("import", "x.tar")
     assert code == 5
-    assert "x.tar is no archive" in sentence
+    assert "x.tar is not an archive" in sentence
     code, sentence = study.failure("import", "absent.tar")
     assert code == 5
     assert "absent.tar can't be read: No such file" in sentence
@@ -120,7 +120,7 @@ def test_archives_pass_through_pipes(study: Shell) -> None:
 def test_a_pipe_that_brings_no_archive_is_refused(study: Shell) -> None:
     code, sentence = study.failure("import", "-", "--cache-dir", "new")
     assert code == 5
-    assert sentence.startswith("what came through the pipe is no archive")
+    assert sentence.startswith("what came through the pipe is not an archive")
 
 
 def test_an_archive_is_not_written_to_a_terminal(study: Shell) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import urlencode, urlsplit
 from tests.environment import unmeasured
 from tests.shell import PROGRAM
 
-PATIENCE = 30
+PATIENCE = 60
 
 
 @dataclass

@@ -44,7 +44,7 @@ def test_without_the_token_no_session_begins(shared: Served, token: str) -> None
     assert b"Open the URL" in answered.body
 
 
-@pytest.mark.parametrize("path", [*DATA, "media/fcache/0/x.png", "archives/x", "unknown"])
+@pytest.mark.parametrize("path", [*DATA, "media/fcache/0/x.png", "unknown"])
 @pytest.mark.parametrize("cookie", [None, "bencher_job=wrong", "bencher_job=", "other=1", ";;="])
 def test_without_the_cookie_nothing_is_told(shared: Served, path: str, cookie: str | None) -> None:
     answered = shared.ask(f"{shared.view}/{path}", headers={"cookie": cookie})

@@ -168,43 +168,42 @@ FILLING = """
                 number,
                 "large.f",
                 {"model": ("svm", "forest")[number % 2], "seed": number},
-                {"loss": chance.random() + (number == 77_777)},
+                {"loss": chance.random() + (number == 37_777)},
                 seconds=number / 1000,
             )
-            for number in range(100_000)
+            for number in range(40_000)
         ),
     )
 """
 
 
-@pytest.mark.timeout(400)
-def test_a_hundred_thousand_rows_are_sorted_filtered_and_paged(visit: Visit, tmp_path: Path) -> None:
+def test_forty_thousand_rows_are_sorted_filtered_and_paged(visit: Visit, tmp_path: Path) -> None:
     environment = {**unmeasured(), "PYTHONPATH": os.pathsep.join(["", *filter(None, sys.path)])}
     words = [sys.executable, "-c", textwrap.dedent(FILLING), str(tmp_path / "c" / "fcache")]
     subprocess.run(words, env=environment, cwd=ROOT, check=True, timeout=120)
     with serving(tmp_path / "c", is_measured=False) as server:
         page = visit.open(server.url)
-        expect_rows(page, "1", "50", "100,000")
+        expect_rows(page, "1", "50", "40,000")
         page.click("[data-sort='arguments.seed']")
         visit.settled()
         assert visit.column("seed") == [str(number) for number in range(50)]
         page.click("button[data-page='last']")
-        expect_rows(page, "99,951", "100,000", "100,000")
-        assert visit.column("seed")[-1] == "99999"
+        expect_rows(page, "39,951", "40,000", "40,000")
+        assert visit.column("seed")[-1] == "39999"
         page.click("button[data-page='prev']")
-        expect_rows(page, "99,901", "99,950", "100,000")
-        assert visit.column("seed")[0] == "99900"
+        expect_rows(page, "39,901", "39,950", "40,000")
+        assert visit.column("seed")[0] == "39900"
         page.click("[data-sort='results.loss']")
-        expect(page.locator(f"{ROW} [tabulator-field='arguments.seed']").first).to_have_text("77777")
+        expect(page.locator(f"{ROW} [tabulator-field='arguments.seed']").first).to_have_text("37777")
         page.fill("[data-column='arguments.model']", "svm")
-        expect(page.locator(".tools")).to_contain_text("50,000 entries found")
+        expect(page.locator(".tools")).to_contain_text("20,000 entries found")
         page.fill("[data-column='seconds']", "<0.1")
         expect_rows(page, "1", "50", "50")
         assert {int(seed) for seed in visit.column("seed")} == set(range(0, 100, 2))
         page.click("text=Show all")
-        expect_rows(page, "1", "50", "100,000")
+        expect_rows(page, "1", "50", "40,000")
         page.click("#tab-plot")
-        expect(page.locator("#caption")).to_contain_text("20,000 of 100,000 entries, one of every 5")
+        expect(page.locator("#caption")).to_contain_text("20,000 of 40,000 entries, one of every 2")
 
 
 def test_sorting_goes_both_ways_and_stands_in_the_address(seen: Visit) -> None:
@@ -799,29 +798,23 @@ def test_texts_have_contrast_and_everything_that_acts_has_a_name(
 
 
 @pytest.mark.parametrize("width", [420, 1280, 1920])
-def test_an_entry_covers_nothing_of_the_table(browser: Browser, shared: Served, width: int) -> None:
+def test_nothing_is_covered_or_cut_off_at_the_widths_of_usual_screens(
+    browser: Browser, shared: Served, width: int
+) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800})
     context.set_default_timeout(40_000)
-    page = Visit(context).open(shared.url)
-    page.click("button[title='study.train']")
+    visit = Visit(context)
+    page = visit.open(shared.url)
+    visit.choose("study.train")
     page.click(ROW)
     expect(page.locator("#record")).to_contain_text("accuracy")
     table, record = page.locator("#rows").bounding_box(), page.locator("#record").bounding_box()
-    context.close()
     assert table is not None
     assert record is not None
     assert table["x"] + table["width"] <= record["x"] or table["y"] + table["height"] <= record["y"]
     assert min(table["width"], record["width"]) >= 300
-
-
-@pytest.mark.parametrize("width", [420, 1280, 1920])
-def test_nothing_is_cut_off_at_the_widths_of_usual_screens(
-    browser: Browser, shared: Served, width: int
-) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 800})
-    visit = Visit(context)
-    page = visit.open(shared.url)
-    visit.choose("study.train")
+    page.keyboard.press("Escape")
+    expect(page.locator("#record")).to_be_hidden()
     for tab, shown in (("#tab-table", ROW), ("#tab-groups", "#groups .tabulator-row"), ("#tab-plot", POINT)):
         page.click(tab)
         page.wait_for_selector(shown)

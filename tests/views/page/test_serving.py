@@ -24,7 +24,7 @@ def test_ctrl_c_ends_it_well_and_leaves_nothing(served: Served, tmp_path: Path) 
 
 def test_terminating_ends_it_as_well(served: Served) -> None:
     served.process.send_signal(signal.SIGTERM)
-    served.process.communicate(timeout=30)
+    served.process.communicate(timeout=60)
     assert served.process.returncode in {0, -signal.SIGTERM}
 
 
@@ -87,7 +87,7 @@ def test_the_browser_is_shown_a_file_so_that_its_arguments_tell_no_token(tmp_pat
             process.poll()
             signal.sigtimedwait([], 0.01)
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
+        process.wait(timeout=60)
     assert token in opened.read_text()
     assert token not in Path(f"{opened}.argument").read_text()
     assert Path(f"{opened}.mode").read_text().strip() == "600"
