@@ -582,6 +582,8 @@ def _fail(run: Run, error: BaseException) -> None:
     if lease is not None:
         is_its_own = lease.held and has_failed and not isinstance(error, BencherJobError)
         store.leases.fail(lease, partial(_dumped, error) if is_its_own else None, failed)
+        if isinstance(error, CancelledError):
+            run.running.jobs.acquire_after(run.running)
 
 
 def _dumped(error: BaseException) -> bytes:
