@@ -29,7 +29,7 @@ from .._errors import SharedStoreError, warn_caller
 from .._media import holds_paths
 from .._processes import renew_after_fork
 from .._record import EVERYTHING, Record, Selection, SharedInfo
-from .._stores.base import Entry, Hit, Hits, Lease, Leases, Miss, Passing, Reason, Small, StoreFailure
+from .._stores.base import Entry, Hit, Hits, Lease, Leases, Miss, Passing, Reason, Small, StoreFailure, Use
 from .._stores.codec import plain_reader
 from .._stores.signature import UNSIGNED, Signature
 from .._text import counted
@@ -291,6 +291,10 @@ class SharedStore(Passing):
         if missing:
             found.update(self.disk.get_many(missing, mapped, counts=counts))
         return found
+
+    def count_uses(self, uses: Sequence[Use]) -> None:
+        """Count hits in the local store. Copies wait on: a sweep counts before each of its parts."""
+        self.disk.count_uses(uses)
 
     def fetch(self, function: str, keys: Iterable[str]) -> int:
         """Bring entries of the remote here, in place of those that are here already; return how many."""

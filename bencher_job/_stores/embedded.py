@@ -25,7 +25,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -60,9 +59,7 @@ from .removals import MISSES_PER_BATCH, Removals, Uses
 from .schema import (
     ENTRY_OVERHEAD,
     INSERT,
-    INSERT_MANY,
     PUT_VERSION,
-    ROWS_AT_ONCE,
     SELECT_FIGURES,
     SELECT_RECORD,
     SELECT_VERSION,
@@ -124,7 +121,6 @@ class _Rows:
         """
         versions, origins = self._folder.versions, self._folder.origins
         signature, now = self._opened.signature, time.time()
-        rows: list[tuple[Any, ...]] = []
         self._release(execute)
         for entry, draft, written in self._entries:
             version = entry.function_version
@@ -141,15 +137,10 @@ class _Rows:
                 ]
                 execute(UPSERT, row)
             else:
-                rows.append(row)
-                if len(rows) == ROWS_AT_ONCE:
-                    execute(INSERT_MANY, tuple(chain.from_iterable(rows)))
-                    rows.clear()
+                execute(INSERT, row)
             if entry.address:
                 action = "replace" if entry.replaces else "put"
                 execute(PUT_OUTBOX, (entry.address, draft.key, draft.function, action, now))
-        for row in rows:
-            execute(INSERT, row)
 
     def _release(self, execute: Execute) -> None:
         """Release the leases, unless some are another's now."""

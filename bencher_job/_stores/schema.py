@@ -295,15 +295,10 @@ SELECT_KNOWN_VERSIONS: Final = (
 
 _COLUMNS: Final = (
     "key", "raw", "store_time", "access_time", "size", "mode", "value", "seconds", "function", "created", "arguments",
-    "bound", "edition", "origin", "mac",
-    "expire_time", "tag", "filename", "media", "files", "attributes",
+    "bound", "edition", "origin", "mac", "expire_time", "tag", "filename", "media", "files", "attributes",
 )  # fmt: skip
+
 INSERT: Final = f"INSERT INTO Cache ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-
-ROWS_AT_ONCE: Final = 32
-"""How many rows `INSERT_MANY` inserts: other threads get their turn once for all of them."""
-
-INSERT_MANY: Final = INSERT + f", ({', '.join('?' * len(_COLUMNS))})" * (ROWS_AT_ONCE - 1)
 UPSERT: Final = (
     f"{INSERT} ON CONFLICT (key, raw) DO UPDATE SET access_count = 0, "
     f"{', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[2:])}"
