@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
 
 import bencher_job
@@ -18,6 +19,12 @@ from tests.programs import Programs
 
 WriteModule = Callable[[str, str], ModuleType]
 Sample = Callable[[int], tuple[int, int]]
+
+# How long an example takes says nothing on a busy machine.
+hypothesis.settings.register_profile(
+    "without deadlines", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("without deadlines")
 
 # A shell has what it starts in the background ignore Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -321,7 +321,7 @@ class RemoteScheduler(Scheduler):
         lane.begun = time.monotonic()
         if begun is None:
             for task in lane.tasks.values():
-                task.is_running = task.is_running or task.future.set_running_or_notify_cancel()
+                task.begin()
             return
         self._answer_all(lane, ended)
         if lane.oldest is not None:
@@ -348,8 +348,9 @@ class RemoteScheduler(Scheduler):
 
     def drop(self, future: Future[Any]) -> None:
         """Drop a cancelled task, and cancel its batch if that has no other."""
-        if self._take_out(future) is not None:
-            future.set_running_or_notify_cancel()
+        task = self._take_out(future)
+        if task is not None:
+            task.begin()
         self._resolve()
 
     def _take_out(self, future: Future[Any]) -> Task | None:

@@ -86,6 +86,7 @@ class Task:
         start: its `begin` is called before the task is sent to a worker.
         seconds: its expected duration.
         is_running: whether its future is running, and can no longer be cancelled.
+        is_cancelled: whether those that wait for its future were told that it is cancelled.
         packed_at: when it was made, by the monotonic clock.
         goes_alone: whether it must not be in a batch with others.
         deaths: how often its batch was lost.
@@ -102,6 +103,7 @@ class Task:
     start: Start | None = None
     seconds: float = 0.0
     is_running: bool = False
+    is_cancelled: bool = False
     packed_at: float = field(default_factory=time.monotonic)
     goes_alone: bool = False
     deaths: int = 0
@@ -111,6 +113,13 @@ class Task:
 
     def __post_init__(self) -> None:
         self.digest = self.parcel.function.digest
+
+    def begin(self) -> bool:
+        """Set the future running. Return False if it was cancelled, and tell those that wait for it once."""
+        if not self.is_running and not self.is_cancelled:
+            self.is_running = self.future.set_running_or_notify_cancel()
+            self.is_cancelled = not self.is_running
+        return self.is_running
 
     def resolve(self, run_result: RunResult) -> None:
         """Set the future's result or exception."""
@@ -340,7 +349,7 @@ class Scheduler:
             if task.is_running or not task.future.cancelled():
                 self.waiting.append(task)
             else:
-                task.future.set_running_or_notify_cancel()
+                task.begin()
 
     def _open(self) -> None:
         """Prepare for the first task."""
@@ -420,11 +429,7 @@ class Scheduler:
             if (batch or worker.tasks) and (load > AHEAD or nbytes > self.most_bytes or task.goes_alone):
                 break
             queue.popleft()
-            if not task.is_running and (self.marks_running or task.future.cancelled()):
-                task.is_running = is_due = task.future.set_running_or_notify_cancel()
-            else:
-                is_due = True
-            if is_due:
+            if not (self.marks_running or task.future.cancelled()) or task.begin():
                 batch.append(task)
                 if task.goes_alone:
                     break
@@ -507,7 +512,7 @@ class Scheduler:
         finished, self._finished = self._finished, []
         for task, ended in finished:
             try:
-                if not (task.is_running or task.future.set_running_or_notify_cancel()):
+                if not task.begin():
                     continue
                 if isinstance(ended, BaseException):
                     task.future.set_exception(ended)

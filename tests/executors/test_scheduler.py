@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bencher_job._executors.engine import Place
 from bencher_job._executors.entry import ResultKind, RunResult
 from bencher_job._executors.packing import Parcel, SentFunction
+from bencher_job._executors.remote import Lane, RemoteScheduler
 from bencher_job._executors.scheduler import AHEAD, MOST_TOGETHER, OVERHEAD, Scheduler, Task, Worker
 from bencher_job._stores.codec import Payload
 
@@ -145,6 +146,25 @@ def test_a_cancelled_job_is_left_out() -> None:
     first.future.cancel()
     assert scheduler.sizes() == [1]
     assert list(scheduler.workers[0].tasks.values()) == [second]
+
+
+class Cluster(RemoteScheduler):
+    """A cluster that is told nothing of its jobs."""
+
+    def _stop(self, lane: Lane) -> None:
+        pass
+
+
+def test_a_job_may_begin_on_a_cluster_once_it_was_cancelled() -> None:
+    """And again, at another worker, before the scheduler drops it."""
+    cluster, task = Cluster(None), task_of()
+    cluster._enter(Lane(is_short=False), [task], "batch")
+    assert task.future.cancel()
+    cluster._progress("batch")
+    cluster._progress("batch")
+    cluster.drop(task.future)
+    assert task.future.cancelled()
+    assert not cluster.waiting
 
 
 EVENTS = st.lists(

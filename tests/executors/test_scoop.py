@@ -98,7 +98,7 @@ def test_callbacks_fire_and_timeouts_count_while_the_root_does_other_things(run)
 
     prompt, waited, problem = out
     assert (prompt, problem) == (True, None)
-    assert 0.3 <= waited < 10
+    assert 0.3 <= waited < 30
 
 
 def test_results_are_kept_as_they_complete(run):
@@ -238,7 +238,7 @@ def test_a_worker_that_dies_costs_the_job_that_it_ran(run, death):
     kind, message, label, seconds, others_are_right, after = out
     assert (kind, label) == ("WorkerLost", "work")
     assert "lost work: its worker" in message
-    assert seconds < 10
+    assert seconds < 30
     assert others_are_right
     assert after == 1
 

@@ -8,14 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-import hypothesis
 import pytest
 
 from tests.distributions import Site
-
-# How long an example takes says nothing on a busy machine.
-hypothesis.settings.register_profile("without deadlines", deadline=None)
-hypothesis.settings.load_profile("without deadlines")
 
 Load = Callable[..., ModuleType]
 

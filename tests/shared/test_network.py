@@ -43,7 +43,7 @@ def test_a_lost_answer_changes_nothing(network: Network, connected: Connected) -
         started = time.monotonic()
         mine = compute(remote, address, b"mine")
         was_lost, proxy.lose_at = not proxy.lose_at, 0
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 30
         assert (mine, compute(other, address, b"other")) == (b"mine", b"mine")
         assert other.running([address]) == {}
         assert was_lost or number > 6

@@ -55,19 +55,19 @@ def test_a_request_that_moves_may_take_long() -> None:
     requests = Requests()
 
     def move() -> str:
-        for _ in range(8):
+        for _ in range(15):
             time.sleep(0.1)
             requests.touch()
         return "done"
 
-    assert requests.call(move, limit=0.4) == "done"
+    assert requests.call(move, limit=1.2) == "done"
     requests.end()
 
 
 def test_requests_wait_for_those_before_them() -> None:
     """A long queue is no stall."""
     requests = Requests(threads=2)
-    assert requests.map(lambda number: (time.sleep(0.1), number)[1], range(20), limit=0.5) == [*range(20)]
+    assert requests.map(lambda number: (time.sleep(0.1), number)[1], range(30), limit=1.2) == [*range(30)]
     requests.end()
 
 
