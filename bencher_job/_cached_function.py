@@ -377,6 +377,7 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
     __doc__ = FunctionDoc(__doc__)
     __annotations__ = FunctionAnnotations()
     __bound_function_wrapper__ = BoundCachedFunction
+    _is_made_at_first_use = True
     if not TYPE_CHECKING:  # type checkers would take it for an attribute
         __slots__ = ("__call__",)  # a function of each object's own, which is found faster than a method
 
@@ -387,7 +388,7 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
         self._self_options = dict(options)
         self._self_caches = [] if cache is None else [cache]
         setattr(self, "__call__", self._self_call_first)  # noqa: B010 - type checkers know the method
-        if cache is not None or not options.keys() <= CHECKED_ALONE:
+        if cache is not None or not (self._is_made_at_first_use and options.keys() <= CHECKED_ALONE):
             self._self_made()
 
     @property
@@ -506,6 +507,7 @@ class CachedCoroutineFunction(_AwaitedCalls, CachedFunction[..., Any]):
     __doc__ = FunctionDoc(__doc__)
     __annotations__ = FunctionAnnotations()
     __bound_function_wrapper__ = BoundCachedCoroutineFunction  # type: ignore[assignment]  # P and R are any
+    _is_made_at_first_use = False  # which would block an event loop
 
     def _self_caller(self, cache: JobFunctionCache) -> Callable[..., Any]:
         return lambda *args, **kwargs: cache.coroutine(args, kwargs)

@@ -66,17 +66,16 @@ class Lifetime(NamedTuple):
 
     def refused(self, store: Store, hits: Mapping[str, Hit], *, counts: bool = True) -> list[str]:
         """Return the keys of those hits that are no answers. With `counts` their uses no longer count."""
-        refused = {key for key, hit in hits.items() if not self.is_young(hit.created + hit.seconds)}
-        if self.valid is not None and len(refused) < len(hits):
+        accepted = {key for key, hit in hits.items() if self.is_young(hit.created + hit.seconds)}
+        if self.valid is not None and accepted:
             try:
-                infos = store.history.infos([key for key in hits if key not in refused])
+                accepted = {*self.among(store, accepted)}
             except StoreFailure as error:
                 warn_caller(
                     f"{store.folder} can't be read, so the job runs as if it were not cached: {error}"
                 )
-                infos = []
-            accepted = {info.record.key for info in infos if self.is_valid(info.record)}
-            refused = hits.keys() - accepted
+                accepted = set()
+        refused = hits.keys() - accepted
         if counts and refused:
             store.count_uses([Use(key, -1, 0.0, hits[key].seconds) for key in refused])
         return list(refused)

@@ -184,12 +184,10 @@ async def until_ended(future: Future[R], again: Callable[[], object] = lambda: N
     cancelled: asyncio.CancelledError | None = None
     while not work.done():
         try:
-            await asyncio.shield(work)
+            await asyncio.wait([work])
         except asyncio.CancelledError as error:
             cancelled = error
             again()
-        except BaseException:  # noqa: BLE001 - it is raised below
-            break
     if cancelled is not None:
         if not work.cancelled():
             work.exception()  # marks it as retrieved, or asyncio would log that it never was

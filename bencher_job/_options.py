@@ -19,7 +19,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from enum import StrEnum
+from enum import auto
 from functools import partial
 from pathlib import Path
 from typing import (
@@ -34,6 +34,8 @@ from typing import (
     TypeVar,
     get_args,
 )
+
+from strenum import StrEnum
 
 from ._cores import InnerThreads, cores
 from ._errors import BencherJobError, JobTimeout, WorkerLost
@@ -88,22 +90,22 @@ class Executors(StrEnum):
     <Executors.MULTIPROCESSING: 'MULTIPROCESSING'>
     """
 
-    SERIAL = "SERIAL"
+    SERIAL = auto()
     """In the calling thread."""
 
-    THREADS = "THREADS"
+    THREADS = auto()
     """In threads of this process, for functions that release the GIL or wait for I/O."""
 
-    MULTIPROCESSING = "MULTIPROCESSING"
+    MULTIPROCESSING = auto()
     """In processes of this machine."""
 
-    SCOOP = "SCOOP"
+    SCOOP = auto()
     """In the workers of a program started by `python -m scoop`, on one or many machines."""
 
-    RAY = "RAY"
+    RAY = auto()
     """On a Ray cluster. `Ray(...)` has the options."""
 
-    SLURM = "SLURM"
+    SLURM = auto()
     """In workers that Slurm starts. `Slurm(...)` has the options."""
 
     @classmethod

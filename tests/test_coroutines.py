@@ -1530,7 +1530,7 @@ def test_an_edit_of_a_coroutine_function_is_another_job(write_module: Any) -> No
     assert run(module.f(1)) == 2
 
 
-def test_decorating_a_coroutine_function_imports_no_asyncio() -> None:
+def test_decorating_a_coroutine_function_imports_no_asyncio(tmp_path: Path) -> None:
     import subprocess
 
     code = (
@@ -1539,7 +1539,7 @@ def test_decorating_a_coroutine_function_imports_no_asyncio() -> None:
         "f.sweep({'x': [1]}).plan()\n"
         "sys.exit('asyncio' in sys.modules.keys() - before)"  # wrapt 2 imports it
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path).returncode == 0
 
 
 def test_cancelled_futures_of_concurrent_futures_stay_what_they_are() -> None:

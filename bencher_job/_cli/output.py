@@ -248,9 +248,6 @@ def changes_fields(found: Explanation | Differences) -> dict[str, Any]:
 LARGEST_EXPANDED: Final = 1 << 28
 """Maximum size in bytes of an entry's decompressed parts, unless the entry itself is larger."""
 
-LARGEST_STREAM: Final = 1 << 25
-"""Maximum size in bytes of a pickle, without its arrays, that is read. More would take too long."""
-
 
 def described_by_key(store: Store, records: Sequence[Record]) -> dict[str, object]:
     """Describe the results of entries by their keys. Those that can't be described without unpickling are left out."""
@@ -262,9 +259,9 @@ def described_by_key(store: Store, records: Sequence[Record]) -> dict[str, objec
             known = store.history.examine(record.key)
             if isinstance(known, Found) and known.damage:
                 warn_caller(f"The entry {record.key} in {store.folder} is damaged: {known.damage}")
-        elif len(hit.payload.stream) <= LARGEST_STREAM:
-            with suppress(Unreadable):
-                found[record.key] = read_pickle(hit.payload.stream, hit.payload.buffers)
+            continue
+        with suppress(Unreadable):
+            found[record.key] = read_pickle(hit.payload.stream, hit.payload.buffers)
     return found
 
 

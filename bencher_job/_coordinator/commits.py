@@ -29,7 +29,7 @@ from .._executors import LARGEST_SENT, Outcome, error_text, write_files
 from .._job import Job
 from .._keys import qualified_name
 from .._keys.files import is_unchanged
-from .._keys.fingerprint import Fingerprint, libraries_in_arguments
+from .._keys.fingerprint import libraries_in_arguments
 from .._keys.hashing import WITH_CODE
 from .._keys.libraries import other_versions
 from .._options import StoreOptions, required_parameters
@@ -541,7 +541,12 @@ _said: set[str] = set()
 
 def _of_another_library(job: Job, outcome: Outcome) -> str | None:
     """Return a warning on libraries of other versions than the key's, or None; empty if it was given before."""
-    libraries = {} if job.function_version is None else _libraries_of(job, job.function_version.fingerprint)
+    libraries: Mapping[str, str] = {}
+    if job.function_version is not None:
+        fingerprint = job.function_version.fingerprint
+        libraries = fingerprint.libraries
+        if fingerprint.counts_all and job.bound.startswith(WITH_CODE):
+            libraries = {**libraries, **libraries_in_arguments()}
     if not (outcome.other_versions or libraries):
         return None
     name = qualified_name(job.function)
@@ -564,12 +569,6 @@ def _of_another_library(job: Job, outcome: Outcome) -> str | None:
     return said
 
 
-def _libraries_of(job: Job, fingerprint: Fingerprint) -> Mapping[str, str]:
-    if fingerprint.counts_all and job.bound.startswith(WITH_CODE):
-        return {**fingerprint.libraries, **libraries_in_arguments()}
-    return fingerprint.libraries
-
-
 def _fail(run: Run, error: BaseException) -> None:
     """Remove the media of a run that failed, list the failure, and pass the function's own exception on to waiters.
 
@@ -583,6 +582,8 @@ def _fail(run: Run, error: BaseException) -> None:
     if lease is not None:
         is_its_own = lease.held and has_failed and not isinstance(error, BencherJobError)
         store.leases.fail(lease, partial(_dumped, error) if is_its_own else None, failed)
+        if isinstance(error, CancelledError):
+            run.running.jobs.acquire_after(run.running)
 
 
 def _dumped(error: BaseException) -> bytes:

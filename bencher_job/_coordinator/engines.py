@@ -110,16 +110,13 @@ class Timeouts:
             timer.add(self._pause, self._look)
         for limited in over:
             limited.returned(limited.future, self._verdict(limited.job))
-            try:
-                limited.future.cancel()  # some engines give up what they have not begun
-            except Exception as error:  # noqa: BLE001 - the future is of an executor of the user's
-                _log.warning("%r can't be cancelled: %r", limited.job, error)
+            limited.future.cancel()  # some engines give up what they have not begun
 
     def _has_begun(self, limited: _Limited) -> bool:
         """Whether a job runs. If its executor can't say, it counts as running, so that its time ends."""
         try:
             return self._engine.has_begun(limited.future)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - the future is of an executor of the user's
             _log.warning("its executor can't tell whether %r runs: %r", limited.job, error)
             return True
 

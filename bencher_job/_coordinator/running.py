@@ -209,6 +209,12 @@ class RunningJobs:
                 owned.futures.append(future)
         return owned
 
+    def acquire_after(self, cancelled: RunningJob) -> None:
+        """Acquire the lease for a job of the same key that began while a cancelled run still held it and cleaned up."""
+        running = self._by_key.get(cancelled.job.job_key)
+        if running is not None and running is not cancelled and running.state is State.RUNNING:
+            acquire(running.store, [running])
+
     def has(self, key: str) -> bool:
         """Whether a job of this key is running."""
         return key in self._by_key

@@ -60,11 +60,6 @@ def client_of(cluster: Any) -> Any:
         ) from problem
 
 
-def is_killed_worker(problem: BaseException) -> bool:
-    """Whether Dask blames a task for the death of its workers, which another task may have caused."""
-    return type(problem).__name__ == "KilledWorker"
-
-
 def run_on_worker(bodies: Sequence[bytes], functions: Sequence[Any], topic: tuple[str, bool]) -> list[Ended]:
     """Run a batch in a Dask worker, which gets this function by value. Report progress as events of the topic."""
     import distributed
@@ -133,7 +128,6 @@ class DaskScheduler(RemoteScheduler):
         self._owns_client = owns_client
         self._run_on_worker = _ByValue(run_on_worker)
         self._outgoing: list[Lane] = []
-        self._ended: list[Lane] = []
         self._suspects: deque[Task] = deque()
         self._topic = f"bencher_job-{uuid.uuid4().hex}", tells_begin
         self._cut_off_since: float | None = None
@@ -279,37 +273,17 @@ class DaskScheduler(RemoteScheduler):
     # On the client's loop
 
     async def _follow(self, lane: Lane) -> None:
-        """Wait for a batch, and fetch its results, together with those of others that end at the same time."""
+        """Wait for a batch, and fetch its results."""
         try:
             problem = await lane.future.exception()
+            if problem is None:
+                lane.may_go_again = True  # its results may be lost with their worker
+                (ended,) = await self._client.gather([lane.future])
+                self.call(self._end_batch, lane, ended)
+                return
         except BaseException as raised:  # noqa: BLE001 - Dask raises many types
             problem = raised
-        if problem is not None:
-            self.call(self._fail_batch, lane, problem)
-            return
-        self._ended.append(lane)
-        if len(self._ended) == 1:
-            self._client.loop.add_callback(self._fetch)
-
-    async def _fetch(self) -> None:
-        """Gather results. Those that arrive in the meantime are gathered together afterwards."""
-        while group := list(self._ended):
-            await self._fetch_together(group)
-            del self._ended[: len(group)]
-
-    async def _fetch_together(self, group: Sequence[Lane]) -> None:
-        try:
-            results = await self._client.gather([lane.future for lane in group])
-        except BaseException as problem:  # noqa: BLE001 - one cancelled future makes the whole gather fail
-            if len(group) == 1:
-                group[0].may_go_again = True  # its results may be lost with their worker
-                self.call(self._fail_batch, group[0], problem)
-                return
-            for lane in group:
-                await self._fetch_together([lane])
-        else:
-            for lane, ended in zip(group, results, strict=True):
-                self.call(self._end_batch, lane, ended)
+        self.call(self._fail_batch, lane, problem)
 
     def _receive_event(self, event: tuple[float, tuple[Any, ...]]) -> None:
         _, content = event
@@ -323,7 +297,8 @@ class DaskScheduler(RemoteScheduler):
         if getattr(problem, "reason", "") == "scheduler-connection-lost" and self._may_wait():
             self._put_back(tasks)
             return
-        is_shared = len(tasks) > 1 or is_killed_worker(problem)
+        # Dask blames a task for the death of its workers, which another task may have caused.
+        is_shared = len(tasks) > 1 or type(problem).__name__ == "KilledWorker"
         for task in tasks:
             task.deaths += 1
             if not self._is_connected():

@@ -37,7 +37,6 @@ __all__ = [
     "StoredFunctionVersion",
     "code_fingerprint",
     "dependency",
-    "fingerprint",
     "libraries_in_arguments",
 ]
 
@@ -276,22 +275,6 @@ class CodeTracker:
         if self._libraries is True:
             return {name: version for walker in walkers for name, version in walker.distributions.items()}
         return {normalized(name): _version_of(name) for name in self._libraries or ()}
-
-
-def fingerprint(
-    function: Any,
-    code: CodeScope = "deep",
-    depends_on: Iterable[object] = (),
-    libraries: Libraries = True,
-) -> Fingerprint:
-    """Make the fingerprint of a function once.
-
-    >>> def double(x): return x + x
-    >>> def twice(y): return y + y  # another name, so another fingerprint
-    >>> fingerprint(double) == fingerprint(double), fingerprint(double).digest == fingerprint(twice).digest
-    (True, False)
-    """
-    return CodeTracker(function, code=code, depends_on=depends_on, libraries=libraries).current()
 
 
 def _version_of(name: str) -> str:

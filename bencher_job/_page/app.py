@@ -278,12 +278,8 @@ class _App:
         infos = store.history.infos([asked["key"]])
         answer = None
         if infos and store.folder is not None and infos[0].record.media is not None:
-            answer = file_answer(
-                store.folder,
-                infos[0].record.media,
-                asked["path"],
-                is_download="download" in request.query_params,
-            )
+            is_download = "download" in request.query_params
+            answer = file_answer(store.folder, infos[0].record, asked["path"], is_download=is_download)
         return answer or Response("There is no such file.", 404, media_type="text/plain")
 
     def clear(self, given: dict[str, Any]) -> Response:

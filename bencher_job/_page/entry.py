@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-import stat
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from starlette.responses import FileResponse, Response
 
-from .._folders import ForeignName, NameOf, path_of
+from .._folders import NameOf, path_of
 from .._query import EntryInfo
 from .._record import FailedJob, Record
-from .._stores import Found, Hit, Store
+from .._stores import Found, Hit, Store, media_files
 from .._views.pickles import Unreadable, read_pickle
 from .._views.summaries import has_named_parts, outline_of
 from .listing import to_browser
@@ -53,27 +51,20 @@ _ALONE: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 """The content security policy of a file opened in its own tab: no scripts, no requests, no origin."""
 
 
-def files_of(store: Path, media: str) -> list[dict[str, Any]]:
-    """List the regular files in a run's folder: `name`, `size` in bytes, `kind`; images come first."""
-    folder = path_of(store, NameOf.RUN_FOLDER, media)
-    files = []
-    for path in () if folder.is_symlink() else _walk(folder):
-        kind, _ = _type_of(path)
-        files.append(
-            {"name": path.relative_to(folder).as_posix(), "size": path.lstat().st_size, "kind": kind}
-        )
-        if len(files) == MOST_FILES:
-            break
+def _files(store: Path, record: Record) -> dict[str, Path]:
+    """Return the regular files that a run has written, by their paths in its folder. Links are left out."""
+    folder = path_of(store, NameOf.RUN_FOLDER, record.media)
+    regular = (path for path in media_files(store, record) if path.is_file() and not path.is_symlink())
+    return {path.relative_to(folder).as_posix(): path for path in regular}
+
+
+def files_of(store: Path, record: Record) -> list[dict[str, Any]]:
+    """List the files that a run has written: `name`, `size` in bytes, `kind`; images come first."""
+    files = [
+        {"name": name, "size": path.lstat().st_size, "kind": _type_of(path)[0]}
+        for name, path in islice(_files(store, record).items(), MOST_FILES)
+    ]
     return sorted(files, key=lambda file: _KINDS.index(str(file["kind"])))
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(place, name)
-            if stat.S_ISREG(path.lstat().st_mode):
-                yield path
 
 
 def _type_of(path: Path) -> tuple[str, str]:
@@ -97,18 +88,10 @@ def _is_text(head: bytes) -> bool:
     return True
 
 
-def file_answer(store: Path, media: str, name: str, *, is_download: bool) -> Response | None:
-    """Return the response with a file of a run's folder, or None if there is no such regular file in it."""
-    folder = path_of(store, NameOf.RUN_FOLDER, media)
-    try:
-        path = path_of(folder, NameOf.RUN_FILE, name)
-        for place in (folder, path, *path.parents):
-            if place.is_relative_to(folder) and place.is_symlink():
-                return None
-        status = path.lstat()
-    except (ForeignName, OSError):
-        return None
-    if not stat.S_ISREG(status.st_mode):
+def file_answer(store: Path, record: Record, name: str, *, is_download: bool) -> Response | None:
+    """Return the response with a file that a run has written, or None if it is not one of them."""
+    path = _files(store, record).get(name)
+    if path is None:
         return None
     kind, content_type = _type_of(path)
     return FileResponse(
@@ -122,9 +105,6 @@ def file_answer(store: Path, media: str, name: str, *, is_download: bool) -> Res
 
 LARGEST_VALUE: Final = 1 << 28
 """Maximum size in bytes of an entry whose value is shown. Reading more would take too long."""
-
-LARGEST_STREAM: Final = 1 << 25
-"""Maximum size in bytes of a pickle, without its arrays, that is read."""
 
 LONGEST_REPR: Final = 20_000
 
@@ -144,7 +124,7 @@ def entry_of(store: Store, info: EntryInfo, *, unpickles: bool) -> dict[str, Any
         "hits": info.hits,
         "used": info.used,
         "expires": info.expires,
-        "media": [] if folder is None or record.media is None else files_of(folder, record.media),
+        "media": [] if folder is None or record.media is None else files_of(folder, record),
         "folder": None
         if folder is None or record.media is None
         else str(path_of(folder, NameOf.RUN_FOLDER, record.media)),
@@ -200,26 +180,16 @@ def _value_of(store: Store, key: str, *, unpickles: bool) -> dict[str, Any]:
 
 
 def _shown_value(hit: Hit, *, unpickles: bool) -> dict[str, Any]:
+    note = "This is what it is made of. Only unpickling shows it as its class does: serve with --trust."
     shown: dict[str, Any] = {}
-    is_whole = False
-    if len(hit.payload.stream) > LARGEST_STREAM:
-        shown["note"] = f"Its objects take more than {LARGEST_STREAM >> 20} MB, so they are not listed."
-    else:
-        try:
-            described = read_pickle(hit.payload.stream, hit.payload.buffers)
-        except Unreadable as error:
-            shown["note"] = f"It can't be shown without unpickling it: {error}."
-        else:
-            shown["outline"] = outline_of(described)
-            shown["is_whole"] = is_whole = has_named_parts(described)
-    if unpickles and not is_whole:
-        shown |= _unpickled(hit)
-    elif not is_whole:
-        shown.setdefault(
-            "note",
-            "This is what it is made of. Only unpickling shows it as its class does: serve with --trust.",
-        )
-    return shown
+    try:
+        described = read_pickle(hit.payload.stream, hit.payload.buffers)
+        shown = {"outline": outline_of(described), "is_whole": has_named_parts(described)}
+    except Unreadable as error:
+        note = f"It can't be shown without unpickling it: {error}."
+    if shown.get("is_whole"):
+        return shown
+    return shown | (_unpickled(hit) if unpickles else {"note": note})
 
 
 def _unpickled(hit: Hit) -> dict[str, Any]:

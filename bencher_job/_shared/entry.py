@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .. import _media
-from .._folders import ForeignName, NameOf, checked, make_private, owner_only, path_of
+from .._folders import ForeignName, NameOf, checked
 from .._record import Record
 from .._stores.archive import (
     Unwhole,
@@ -42,7 +42,7 @@ from .._stores.archive import (
 )
 from .._stores.base import Entry
 from .._stores.codec import resealed
-from .._stores.importing import Refused, sealed_for
+from .._stores.importing import Refused, sealed_for, write_media
 from .._stores.parts import Buffer, DamagedEntry, MissignedEntry, UnreadableEntry
 from .._stores.signature import UNSIGNED, Signature
 from .base import entry_address, key_of, media_address, source_address
@@ -422,7 +422,9 @@ class Writer:
         sealed = sealed_for(self._store, record.key, bytes(shared.value), shared.signature)
         version = self._version(shared.prefix, shared.signature) if shared.prefix else None
         if record.media:
-            record = replace(record, media=_take_media(self._store, shared, self._fetch))
+            record = replace(
+                record, media=write_media(self._store, shared.key, _files_of(shared, self._fetch))
+            )
         return Entry(sealed, record, bound, version, expires=expires, is_copy=True)
 
     def _version(self, prefix: bytes, signature: Signature) -> StoredFunctionVersion | None:
@@ -440,30 +442,9 @@ class Writer:
         return known
 
 
-def _take_media(store: DiskStore, shared: SharedEntry, fetch: Fetch) -> str:
-    """Write the files of an entry to a new folder of the store, and return its name.
-
-    Raises:
-        Unwhole: when a file is missing or damaged.
-        StoreFailure: when they can't be written.
-    """
-    folder = Path(_media.run_folder(store.folder, shared.key))
-    try:
-        make_private(folder)
-        for file in shared.media:
-            content = file.content
-            if content is None:
-                content = fetch(media_address(file.digest))
-                if content is None or media_digest(content) != file.digest:
-                    raise Unwhole(f"its file {file.path} is missing or damaged")  # noqa: TRY301 - as the others
-            path = path_of(folder, NameOf.RUN_FILE, file.path)
-            make_private(path.parent)
-            with open(path, "xb", opener=owner_only) as target:
-                target.write(content)
-    except OSError as error:
-        _media.discard(folder)
-        raise Unwhole(str(error)) from error
-    except BaseException:
-        _media.discard(folder)
-        raise
-    return folder.name
+def _files_of(shared: SharedEntry, fetch: Fetch) -> Iterator[tuple[str, str, Iterable[Buffer]]]:
+    for file in shared.media:
+        content = fetch(media_address(file.digest)) if file.content is None else file.content
+        if content is None:
+            raise Unwhole(f"its file {file.path} is missing")
+        yield file.path, file.digest, (content,)

@@ -30,7 +30,7 @@ from types import NoneType
 from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 from .._errors import BencherJobError, UntrustedCache, warn_caller
-from .._folders import ForeignName
+from .._folders import ForeignName, owner_only
 from .._keys import StoredFunctionVersion
 from .._processes import PROCESS_NAME, may_live, process_name
 from .._record import EVERYTHING, Record, Selection
@@ -358,9 +358,6 @@ _KEY: Final = 8
 """The column of the key among them."""
 _BYTES: Final = {bytes, NoneType}
 
-OPEN_FILES: Final = "/proc/self/fd"
-"""The folder in which the system shows the open files of this process."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -390,14 +387,11 @@ def export(
         _remove_left_parts(target)
         part = target.with_name(f".{target.name}.{process_name()}.{os.urandom(8).hex()}.part")
         try:
-            descriptor, has_name = _new_file(part)
-            with open(descriptor, "w+b") as file:
+            with open(part, "x+b", opener=owner_only) as file:
                 exporter = _Exporter(store, file)
                 exporter.write(selection, keys)
                 file.flush()
-                os.fsync(descriptor)
-                if not has_name:  # `src_dir_fd` has the link followed, and is not used otherwise
-                    os.link(f"{OPEN_FILES}/{descriptor}", part, src_dir_fd=descriptor)
+                os.fsync(file.fileno())
             _refuse_overwriting(target, overwrite)
             part.rename(target)
         finally:
@@ -410,20 +404,6 @@ def export(
             f"not verifiable with this {SECRET_VARIABLE}. verify() tells which."
         )
     return exporter.count
-
-
-def _new_file(part: Path) -> tuple[int, bool]:
-    """Make a file without a name, of which a kill leaves nothing, or where that can't be one with a name.
-
-    Returns its descriptor, and whether it has the name.
-    """
-    flags = os.O_RDWR | os.O_CLOEXEC
-    if os.path.exists(OPEN_FILES):
-        try:
-            return os.open(part.parent, flags | os.O_TMPFILE, 0o600), False
-        except (AttributeError, OSError):  # the system or the file system doesn't know such files
-            pass
-    return os.open(part, flags | os.O_CREAT | os.O_EXCL, 0o600), True
 
 
 def _remove_left_parts(target: Path) -> None:

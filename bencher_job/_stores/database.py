@@ -22,7 +22,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from threading import get_ident
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import diskcache
@@ -43,10 +43,8 @@ __all__ = [
     "Database",
     "EntryDisk",
     "Execute",
-    "HasConnections",
     "Locked",
     "Replaced",
-    "close_before_fork",
     "fork_guard",
     "in_file",
     "is_undecodable",
@@ -121,8 +119,10 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         write_file(os.path.join(self._directory, filename), entry)
         return in_file(entry.size + media_size, filename, entry.digest)
 
-    def fetch(self, mode: int, filename: str | None, value: Buffer, read: bool) -> Buffer | StreamingRead:  # noqa: ARG002
-        """Read an entry's bytes, into memory that may be written to if they lie in a file.
+    def fetch(
+        self, mode: int, filename: str | None, value: Buffer, mapped: bool = False
+    ) -> Buffer | StreamingRead:
+        """Read an entry's bytes from its row or its file, or with `mapped` map the file, read-only.
 
         Raises:
             DamagedEntry: when they are missing, or the row is not one of ours.
@@ -130,19 +130,14 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
             FileNotFoundError: when their file is gone.
             UntrustedCache: when others could have written their file.
         """
-        path = self._file_of(mode, filename, value)
-        return value if path is None else read_file(path, trusted=self.trusted)
-
-    def fetch_mapped(self, mode: int, filename: str | None, value: Buffer) -> Buffer:
-        """Return an entry's bytes, read-only, and mapped into memory if they lie in a file.
-
-        Raises:
-            DamagedEntry: when they are missing, or the row is not one of ours.
-            FileNotFoundError: when their file is gone.
-            UntrustedCache: when others could have written their file.
-        """
-        path = self._file_of(mode, filename, value)
-        return value if path is None else map_file(path, trusted=self.trusted)
+        if mode == MODE_RAW and isinstance(value, bytes):
+            return value
+        if mode != MODE_BINARY or filename is None:
+            raise DamagedEntry(
+                f"its row is of the mode {mode} and the type {type(value).__name__}, as no entry is"
+            )
+        path = self.path_of(filename)
+        return map_file(path, trusted=self.trusted) if mapped else read_file(path, trusted=self.trusted)
 
     def remove(self, filename: str) -> None:
         """Remove an entry's file, and the folders that it lies in if they are empty.
@@ -162,15 +157,6 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
             return os.path.join(self._directory, checked(NameOf.VALUE_FILE, filename))
         except ForeignName as error:
             raise DamagedEntry(str(error)) from None
-
-    def _file_of(self, mode: int, filename: str | None, value: Buffer) -> str | None:
-        if mode == MODE_RAW and isinstance(value, bytes):
-            return None
-        if mode == MODE_BINARY and filename is not None:
-            return self.path_of(filename)
-        raise DamagedEntry(
-            f"its row is of the mode {mode} and the type {type(value).__name__}, as no entry is"
-        )
 
 
 def is_undecodable(error: sqlite3.Error) -> bool:
@@ -225,7 +211,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         self._commits = 0
         self._log_size = 0
         self._own = threading.local()
-        close_before_fork(self)
+        _owners.add(self)
         self.renew()
         renew_after_fork(self)
 
@@ -301,20 +287,8 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     def fetch(
         self, mode: int, filename: str | None, value: Buffer, *, mapped: bool = False
     ) -> Buffer | StreamingRead:
-        """Read an entry's bytes from its row or its file, or map the file.
-
-        Raises:
-            DamagedEntry: when they are missing, or the row is not one of ours.
-            UnreadableEntry: when there is too little memory for them.
-            FileNotFoundError: when their file is gone.
-            UntrustedCache: when others could have written their file.
-        """
-        if mode == MODE_RAW and type(value) is bytes:
-            return value
-        disk = self._disk
-        return (
-            disk.fetch_mapped(mode, filename, value) if mapped else disk.fetch(mode, filename, value, False)
-        )
+        """Read an entry's bytes from its row or its file, or map the file. Raises as `EntryDisk.fetch`."""
+        return self._disk.fetch(mode, filename, value, mapped)
 
     def size_of(self, filename: str) -> int:
         """Return the size of an entry's file in bytes.
@@ -451,19 +425,12 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             own.clear()
 
     def close_all(self) -> None:
-        """Close the connections of all threads, none of which may be in use."""
+        """Close the connections of all threads, none of which may be in use, as before a fork."""
         self._own = threading.local()
 
 
 LONGEST_WAIT: Final = 60.0
 """Seconds for which a fork waits at most for other threads."""
-
-
-class HasConnections(Protocol):
-    """What has connections to a database."""
-
-    def close_all(self) -> None:
-        """Close the connections of all threads, none of which is in use."""
 
 
 class _Forks:
@@ -500,7 +467,7 @@ class _Forks:
         self.__init__()  # type: ignore[misc]
 
 
-_owners: weakref.WeakSet[HasConnections] = weakref.WeakSet()
+_owners: weakref.WeakSet[Database] = weakref.WeakSet()
 _forks: Final = _Forks()
 
 
@@ -521,8 +488,3 @@ def fork_guard() -> threading.RLock:
         with _forks.turn:
             pass
     return lock
-
-
-def close_before_fork(owner: HasConnections) -> None:
-    """Have an object's connections closed before each fork, as long as the object lives."""
-    _owners.add(owner)

@@ -25,7 +25,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -60,12 +59,7 @@ from .removals import MISSES_PER_BATCH, Removals, Uses
 from .schema import (
     ENTRY_OVERHEAD,
     INSERT,
-    INSERT_MANY,
-    INSERT_PLAIN,
-    NOTHING_MORE,
-    PLAIN_COLUMNS,
     PUT_VERSION,
-    ROWS_AT_ONCE,
     SELECT_FIGURES,
     SELECT_RECORD,
     SELECT_VERSION,
@@ -127,7 +121,6 @@ class _Rows:
         """
         versions, origins = self._folder.versions, self._folder.origins
         signature, now = self._opened.signature, time.time()
-        rows: list[tuple[Any, ...]] = []
         self._release(execute)
         for entry, draft, written in self._entries:
             version = entry.function_version
@@ -144,18 +137,10 @@ class _Rows:
                 ]
                 execute(UPSERT, row)
             else:
-                rows.append(row)
-                if len(rows) == ROWS_AT_ONCE:
-                    execute(INSERT_MANY, tuple(chain.from_iterable(rows)))
-                    rows.clear()
+                execute(INSERT, row)
             if entry.address:
                 action = "replace" if entry.replaces else "put"
                 execute(PUT_OUTBOX, (entry.address, draft.key, draft.function, action, now))
-        for row in rows:
-            if row[PLAIN_COLUMNS:] == NOTHING_MORE:
-                execute(INSERT_PLAIN, row[:PLAIN_COLUMNS])
-            else:
-                execute(INSERT, row)
 
     def _release(self, execute: Execute) -> None:
         """Release the leases, unless some are another's now."""
@@ -207,7 +192,7 @@ class Commits:
         """
         opened = self._folder.opened or self._folder.open()
         prepared: list[_WrittenEntry] = []
-        computed = 0
+        computed, replaces = 0, False
         lost: frozenset[Lease] = frozenset()
         try:
             # Before the transaction, so that nobody waits for bytes that are still being written. A list that grows
@@ -215,8 +200,8 @@ class Commits:
             for entry in entries:
                 prepared.append(self._prepared(opened, entry))
                 computed += not entry.is_copy
-            # What replaces a shared result may be in the memory of a process here that has just fetched it.
-            replaces = any(entry.replaces and entry.address for entry in entries)
+                # What replaces a shared result may be in the memory of a process here that has just fetched it.
+                replaces = replaces or bool(entry.replaces and entry.address)
             remaining = prepared
             while remaining:
                 try:
@@ -378,7 +363,7 @@ class DiskStore(Items):
 
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries with their records in one transaction; return the keys of those whose lease was lost."""
-        lost = self.files.changed(self._commits.put_many, entries, looks=False)
+        lost = self.files.changed(self._commits.put_many, entries, is_frequent=True)
         if self._commits.written >= self.size_limit // 100:
             self._commits.written = 0
             self._evict()

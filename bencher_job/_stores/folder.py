@@ -572,10 +572,10 @@ class Folder:
             except _REFUSALS as error:
                 raise _failure(error) from error
 
-    def changed(self, work: Callable[..., T], *given: Any, looks: bool = True) -> T:
+    def changed(self, work: Callable[..., T], *given: Any, is_frequent: bool = False) -> T:
         """Do some work that writes; it is called with the database and what is given.
 
-        Work of one transaction `looks` by itself whether the folder was removed.
+        Frequent work looks as seldom as a reader whether the folder was removed: its transaction looks again.
 
         Raises:
             StoreFailure: when the database or the disk says no.
@@ -583,7 +583,7 @@ class Folder:
         with fork_guard():
             for turn in itertools.count():
                 try:
-                    if looks or turn:
+                    if turn or not is_frequent or time.monotonic() > self._look_again:
                         self.look_for_removal()
                     opened = self.opened or self.open()
                     if not opened.is_writable:
@@ -592,7 +592,7 @@ class Folder:
                 except Replaced:
                     continue
                 except _REFUSALS as error:
-                    may_be_gone = not looks and not turn and isinstance(error, FileNotFoundError)
+                    may_be_gone = is_frequent and not turn and isinstance(error, FileNotFoundError)
                     # What a check has found whole, and is damaged once more, is replaced all the same.
                     if turn > 1 or not (may_be_gone or self.mend(error, surely=turn == 1)):
                         raise _failure(error) from error

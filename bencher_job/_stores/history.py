@@ -141,15 +141,63 @@ class DiskHistory:
 
     def infos(self, keys: Sequence[str]) -> list[EntryInfo]:
         """Return what is known about the entries of some keys, in this order; keys without one are left out."""
-        return infos_of(self._folder, keys)
+        statement = f"{_SELECT_INFO} WHERE raw = 1 AND key IN (SELECT value FROM json_each(?))"
+        found: dict[str, EntryInfo] = {}
+        for start in range(0, len(keys), ROWS_AT_ONCE):
+            signature = self._folder.open().signature
+            some = json.dumps(list(keys[start : start + ROWS_AT_ONCE]))
+            for hits, used, expires, filename, parameters, manifest, *of_record in self._query(
+                statement, (some,)
+            ):
+                try:
+                    record = record_of(tuple(of_record), signature)
+                except (ValueError, TypeError, MissignedEntry):  # `verify` reports it
+                    continue
+                version_mac = of_record[-1]
+                if version_mac is not None and not has_parts(version_mac, parameters, manifest):
+                    continue
+                if type(hits) is int and type(used) is float:
+                    found[record.key] = EntryInfo(
+                        record=record,
+                        hits=hits,
+                        used=used,
+                        expires=expires,
+                        file=filename,
+                        parameters=_names_in(parameters),
+                        parts=_names_in(manifest),
+                    )
+        return [found[key] for key in keys if key in found]
 
     def find(self, query: Query) -> list[str]:
         """Return the keys of the entries that a query selects, in its order."""
-        return find_keys(self._folder, query)
+        parts = [_OF_FUNCTION]
+        values: list[object] = [query.function]
+        for name, condition in query.conditions:
+            if (column := _column(name)) is not None:
+                part, more = sql_of(condition, column)
+                parts.append(part)
+                values += more
+        if query.versions is not None:
+            part, more = versions_are(query.versions)
+            parts.append(part)
+            values += more
+        search = query.search
+        if search:
+            parts.append(r"(arguments LIKE ? ESCAPE '\' OR tag LIKE ? ESCAPE '\' OR key LIKE ? ESCAPE '\')")
+            in_json = escaped(json.dumps(search)[1:-1])
+            values += [f"%{in_json}%", f"%{escaped(search)}%", f"{escaped(search)}%"]
+        column = _column(query.order.column) or _COLUMNS["created"]
+        return in_order(self._query(f"SELECT {column}, key {' AND '.join(parts)}", values), query.order)
 
     def columns(self, function: str) -> list[ArgumentColumn]:
         """Return the arguments that a function's entries have, in the order in which the entries name them."""
-        return columns_of(self._folder, function)
+        statement = (
+            "SELECT each.key, count(*), sum(each.type IN ('integer', 'real')), count(DISTINCT each.value), min(each.id)"
+            f" FROM (SELECT {_JSON} AS given {_OF_FUNCTION}), json_each(given) AS each GROUP BY 1 ORDER BY 5, 1"
+        )
+        rows = self._query(statement, (function,))
+        # What is no object has no names.
+        return [ArgumentColumn(*row[:4]) for row in rows if isinstance(row[0], str)]
 
     def keys(self, prefix: str, limit: int, *, removed: bool = False) -> list[str]:
         """Return the first keys with a prefix, of entries or of removed ones."""
@@ -287,32 +335,6 @@ _SELECT_INFO: Final = SELECT_RECORD.replace(
 )
 
 
-def find_keys(folder: Folder, query: Query) -> list[str]:
-    """Return the keys of the entries that a query selects, in its order.
-
-    Raises:
-        StoreFailure: when the store can't be read.
-    """
-    parts = [_OF_FUNCTION]
-    values: list[object] = [query.function]
-    for name, condition in query.conditions:
-        if (column := _column(name)) is not None:
-            part, more = sql_of(condition, column)
-            parts.append(part)
-            values += more
-    if query.versions is not None:
-        part, more = versions_are(query.versions)
-        parts.append(part)
-        values += more
-    search = query.search
-    if search:
-        parts.append(r"(arguments LIKE ? ESCAPE '\' OR tag LIKE ? ESCAPE '\' OR key LIKE ? ESCAPE '\')")
-        in_json = escaped(json.dumps(search)[1:-1])
-        values += [f"%{in_json}%", f"%{escaped(search)}%", f"{escaped(search)}%"]
-    column = _column(query.order.column) or _COLUMNS["created"]
-    return in_order(folder.query(f"SELECT {column}, key {' AND '.join(parts)}", values), query.order)
-
-
 def _column(name: str) -> str | None:
     """Return what SQL calls a column, or None for one that it doesn't know."""
     if not name.startswith(ARGUMENTS):
@@ -325,58 +347,9 @@ def _column(name: str) -> str | None:
     return f"iif(json_type({_JSON}, '{quoted}') IS NULL, 0, {cell})" if name == REPEAT else cell
 
 
-def infos_of(folder: Folder, keys: Sequence[str]) -> list[EntryInfo]:
-    """Return what is known about the entries of some keys, in this order; those that are gone or damaged are left out.
-
-    Raises:
-        StoreFailure: when the store can't be read.
-    """
-    statement = f"{_SELECT_INFO} WHERE raw = 1 AND key IN (SELECT value FROM json_each(?))"
-    found: dict[str, EntryInfo] = {}
-    for start in range(0, len(keys), ROWS_AT_ONCE):
-        signature = folder.open().signature
-        some = json.dumps(list(keys[start : start + ROWS_AT_ONCE]))
-        for hits, used, expires, filename, parameters, manifest, *of_record in folder.query(
-            statement, (some,)
-        ):
-            try:
-                record = record_of(tuple(of_record), signature)
-            except (ValueError, TypeError, MissignedEntry):  # `verify` reports it
-                continue
-            version_mac = of_record[-1]
-            if version_mac is not None and not has_parts(version_mac, parameters, manifest):
-                continue
-            if type(hits) is int and type(used) is float:
-                found[record.key] = EntryInfo(
-                    record=record,
-                    hits=hits,
-                    used=used,
-                    expires=expires,
-                    file=filename,
-                    parameters=_names_in(parameters),
-                    parts=_names_in(manifest),
-                )
-    return [found[key] for key in keys if key in found]
-
-
 def _names_in(text: str | None) -> tuple[str, ...]:
     """Return the names in a JSON array, or those of an object's members; none if the text is damaged."""
     try:
         return tuple(map(str, json.loads(text or "[]")))
     except (ValueError, TypeError, RecursionError):
         return ()
-
-
-def columns_of(folder: Folder, function: str) -> list[ArgumentColumn]:
-    """Return the arguments that entries of a function have, in the order in which the entries name them.
-
-    Raises:
-        StoreFailure: when the store can't be read.
-    """
-    statement = (
-        "SELECT each.key, count(*), sum(each.type IN ('integer', 'real')), count(DISTINCT each.value), min(each.id)"
-        f" FROM (SELECT {_JSON} AS given {_OF_FUNCTION}), json_each(given) AS each GROUP BY 1 ORDER BY 5, 1"
-    )
-    rows = folder.query(statement, (function,))
-    # What is no object has no names.
-    return [ArgumentColumn(*row[:4]) for row in rows if isinstance(row[0], str)]

@@ -8,7 +8,8 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -42,10 +43,10 @@ from .base import Entry, Found, StoreFailure
 from .blobs import exposure
 from .codec import SealedEntry, check, frame_of, resealed
 from .embedded import DiskStore
-from .parts import DamagedEntry, UnreadableEntry
+from .parts import Buffer, DamagedEntry, UnreadableEntry
 from .signature import UNSIGNED, Signature
 
-__all__ = ["Imported", "Refused", "import_", "sealed_for"]
+__all__ = ["Imported", "Refused", "import_", "sealed_for", "write_media"]
 
 
 ENTRIES_AT_ONCE: Final = 100
@@ -166,7 +167,8 @@ class _Importer:
         self._pending: dict[str, Entry] = {}
         self._bytes = 0
         self._replaced: set[str] = set()
-        self._result = Imported()
+        self._counts: Counter[str] = Counter()
+        self._problems: list[str] = []
 
     def head(self, member: Member, path: str | os.PathLike[str]) -> int:
         """Return the number of entries that an archive says it has, 0 if that part is damaged."""
@@ -189,15 +191,15 @@ class _Importer:
             record = record_from(body["record"])
             check_key(record.key)
             if self._is_there(record.key):
-                self._count("skipped")
+                self._counts["skipped"] += 1
                 return
             entry = self._entry(record, body, parts)
         except Missigned as error:
-            self._count("refused", f"{name} is refused: {error}")
+            self._refuse("refused", f"{name} is refused: {error}")
         except (Unwhole, KeyError, TypeError, ValueError) as error:
-            self._count("damaged", f"{name} is damaged: {error}")
+            self._refuse("damaged", f"{name} is damaged: {error}")
         except Refused as error:
-            self._count("refused", f"{name}, the key {record.key}, is refused: {error}")
+            self._refuse("refused", f"{name}, the key {record.key}, is refused: {error}")
         else:
             self._pending[record.key] = entry
             self._bytes += entry.payload.nbytes
@@ -210,7 +212,9 @@ class _Importer:
         sealed = self._sealed(record.key, body, parts)
         bound = bound_from(body["bound"])
         function_version = None if body["edition"] is None else self._function_version(body["edition"])
-        media = None if record.media is None else self._take_media(record.key, body, parts)
+        media = None
+        if record.media is not None:
+            media = write_media(self._store, record.key, self._media_of(body, parts))
         return Entry(
             sealed,
             replace(record, media=media),
@@ -226,8 +230,8 @@ class _Importer:
             return
         self._store.put_many(list(self._pending.values()))
         replaced = len(self._replaced & self._pending.keys())
-        self._count("replaced", number=replaced)
-        self._count("added", number=len(self._pending) - replaced)
+        self._counts["replaced"] += replaced
+        self._counts["added"] += len(self._pending) - replaced
         self._pending, self._bytes = {}, 0
 
     def close(self) -> None:
@@ -238,20 +242,16 @@ class _Importer:
 
     def outcome(self, entries: int) -> Imported:
         """Return what became of the entries of an archive, given the number that it says it has."""
-        result = self._result
-        known = result.added + result.replaced + result.skipped + result.refused
-        result = replace(result, damaged=max(result.damaged, entries - known))
+        known = self._counts.total() - self._counts["damaged"]
+        self._counts["damaged"] = max(self._counts["damaged"], entries - known)
+        result = Imported(**self._counts, problems=tuple(self._problems[:PROBLEMS_TOLD]))
         if result.damaged or result.refused:
             _log.warning("%s: imported %s", self._store.folder, result)
         return result
 
-    def _count(self, what: str, problem: str = "", number: int = 1) -> None:
-        problems = self._result.problems
-        if problem and len(problems) < PROBLEMS_TOLD:
-            problems = (*problems, problem)
-        self._result = replace(
-            self._result, problems=problems, **{what: getattr(self._result, what) + number}
-        )
+    def _refuse(self, what: str, problem: str) -> None:
+        self._counts[what] += 1
+        self._problems.append(problem)
 
     def _read(self, member: Member, most: int) -> bytes:
         if member.size > most:
@@ -286,34 +286,44 @@ class _Importer:
             _log.warning("the code of imported entries is not known: %s", error)
             return None
 
-    def _take_media(self, key: str, body: Mapping[str, Any], parts: Mapping[str, Member]) -> str:
-        """Write an entry's media to a new folder; give the folder's name."""
-        folder = Path(_media.run_folder(self._store.folder, key))
-        try:
-            make_private(folder)
-            for each in body["media"]:
-                member = _part(parts, each["part"], each["size"])
-                self._take_file(path_of(folder, NameOf.RUN_FILE, each["path"]), member, each["digest"])
-        except OSError as error:
-            _media.discard(folder)
-            if error.errno in _NAME_FAULTS:
-                raise Unwhole(str(error)) from error
-            raise StoreFailure(f"{type(error).__name__}: {error}") from error
-        except BaseException:
-            _media.discard(folder)
-            raise
-        return folder.name
+    def _media_of(
+        self, body: Mapping[str, Any], parts: Mapping[str, Member]
+    ) -> Iterator[tuple[str, str, Iterable[Buffer]]]:
+        for each in body["media"]:
+            member = _part(parts, each["part"], each["size"])
+            self._file.seek(member.start)
+            yield each["path"], each["digest"], pieces(self._file, member.size)
 
-    def _take_file(self, path: Path, member: Member, digest: str) -> None:
-        make_private(path.parent)
-        hasher = UNSIGNED.hasher(b"")
-        self._file.seek(member.start)
-        with open(path, "xb", opener=owner_only) as file:
-            for piece in pieces(self._file, member.size):
-                hasher.update(piece)
-                file.write(piece)
-        if hasher.hexdigest() != digest:
-            raise Unwhole(f"{member.name} doesn't match its digest")
+
+def write_media(store: DiskStore, key: str, files: Iterable[tuple[str, str, Iterable[Buffer]]]) -> str:
+    """Write the files of an entry, each with its digest, to a new folder of a store, and return the folder's name.
+
+    Raises:
+        Unwhole: when a file is damaged, or no file can have its name.
+        StoreFailure: when they can't be written.
+    """
+    folder = Path(_media.run_folder(store.folder, key))
+    try:
+        make_private(folder)
+        for name, digest, content in files:
+            path = path_of(folder, NameOf.RUN_FILE, name)
+            make_private(path.parent)
+            hasher = UNSIGNED.hasher(b"")
+            with open(path, "xb", opener=owner_only) as file:
+                for piece in content:
+                    hasher.update(piece)
+                    file.write(piece)
+            if hasher.hexdigest() != digest:
+                raise Unwhole(f"its file {name} doesn't match its digest")  # noqa: TRY301 - as the others
+    except OSError as error:
+        _media.discard(folder)
+        if error.errno in _NAME_FAULTS:
+            raise Unwhole(str(error)) from error
+        raise StoreFailure(f"{type(error).__name__}: {error}") from error
+    except BaseException:
+        _media.discard(folder)
+        raise
+    return folder.name
 
 
 def sealed_for(store: DiskStore, key: str, value: bytes, signature: Signature) -> SealedEntry:

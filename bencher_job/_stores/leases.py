@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 
 from .._processes import Process, is_stopped, renew_after_fork, this_process
 from .base import BRIEFLY, Lease, LeaseInfo, LeasesUnavailable, StoreFailure
@@ -82,7 +82,6 @@ _RUNNING: Final = (
     " JOIN Owner ON Owner.number = Lease.owner ORDER BY since"
 )
 
-_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -175,10 +174,7 @@ class StoreLeases:
     def acquire(self, leases: Sequence[Lease]) -> None:
         """Acquire those leases whose keys no living process has, not even this one."""
         if len(leases) == 1:
-            try:
-                self._folder.changed(self._acquire_one, leases[0])
-            except StoreFailure as error:
-                raise self._unavailable(error) from error
+            self._run(self._acquire_one, leases[0])
             return
         for some in _in_groups(leases):
             self._run(self._acquire_some, some)
@@ -281,10 +277,10 @@ class StoreLeases:
             _log.warning("%s All leases of this process are given up.", error)
             self._folder.owners.close()
 
-    def _run(self, work: Callable[..., _T], *given: Any) -> _T:
+    def _run(self, work: Callable[..., object], *given: Any) -> None:
         """Do some work that changes leases; it is called with the database and what is given."""
         try:
-            return self._folder.changed(work, *given)
+            self._folder.changed(work, *given)
         except StoreFailure as error:
             raise self._unavailable(error) from error
 
@@ -396,11 +392,11 @@ class Owners:
 
     def renew(self) -> None:
         """Close in a forked child what it inherited: it is another owner, and must not keep its parent's byte."""
-        file: LockedFile | None = getattr(self, "_file", None)
+        file: _OpenFile | _ProcessFile | None = getattr(self, "_file", None)
         if file is not None:
             file.leave()
         self._lock = threading.Lock()
-        self._file: LockedFile | None = None
+        self._file: _OpenFile | _ProcessFile | None = None
         self._number = 0
 
     def __del__(self) -> None:
@@ -417,14 +413,16 @@ class Owners:
         Raises:
             OSError: when the file can't be opened or made.
         """
-        if not self._number:
-            with self._lock:
-                if not self._number:
-                    file = self._open()
-                    number = int.from_bytes(os.urandom(8), "little") >> 2
-                    file.try_lock(number)
-                    self._number = number
-        return self._number
+        number, file = self._number, self._file
+        if number and file is not None and os.fstat(file.descriptor).st_nlink:  # else it was removed
+            return number
+        with self._lock:
+            if self._number in (0, number):  # else another thread was first
+                file = self._open()
+                new = int.from_bytes(os.urandom(8), "little") >> 2
+                file.try_lock(new)
+                self._number = new
+            return self._number
 
     def is_alive(self, number: int) -> bool:
         """Whether the process of a number still holds its byte.
@@ -445,7 +443,7 @@ class Owners:
         with self._lock:
             self._close()
 
-    def _open(self) -> LockedFile:
+    def _open(self) -> _OpenFile | _ProcessFile:
         self._close()
         self._file = file = _KIND(self._path)
         return file
@@ -459,24 +457,6 @@ class Owners:
                 _log.warning("%s can't be closed: %s", self._path, error)
 
 
-class LockedFile(Protocol):
-    """A file, made if it isn't there, whose bytes can be locked against all others that have it open."""
-
-    descriptor: int
-
-    def try_lock(self, byte: int) -> bool:
-        """Lock a byte until `close` or the death of this process; False where another one holds it."""
-
-    def is_locked(self, byte: int) -> bool:
-        """Whether another one holds a byte."""
-
-    def close(self) -> None:
-        """Unlock all bytes."""
-
-    def leave(self) -> None:
-        """Close what a forked child inherits; the parent keeps its bytes."""
-
-
 def _open(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
@@ -487,12 +467,13 @@ def _flock(kind: int, start: int, length: int = 1) -> bytes:
 
 
 class _OpenFile:
-    """Locks bytes by an open file (`F_OFD_SETLK`); they go with its last descriptor."""
+    """A file, made if it isn't there, whose bytes an open file locks (`F_OFD_SETLK`) until its last descriptor goes."""
 
     def __init__(self, path: str) -> None:
         self.descriptor = _open(path)
 
     def try_lock(self, byte: int) -> bool:
+        """Lock a byte against all others that have the file open; False where another one holds it."""
         try:
             fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, byte))
         except (BlockingIOError, PermissionError):
@@ -500,10 +481,12 @@ class _OpenFile:
         return True
 
     def is_locked(self, byte: int) -> bool:
+        """Whether another one holds a byte."""
         found = fcntl.fcntl(self.descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, byte))
         return bool(struct.unpack_from("h", found)[0] != fcntl.F_UNLCK)
 
     def close(self) -> None:
+        """Unlock all bytes."""
         try:
             # A child that was forked without Python's hooks may have the file open still.
             fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, 0, 0))
@@ -511,6 +494,7 @@ class _OpenFile:
             self.leave()
 
     def leave(self) -> None:
+        """Close what a forked child inherits; the parent keeps its bytes."""
         descriptor, self.descriptor = self.descriptor, -1
         os.close(descriptor)
 

@@ -166,14 +166,6 @@ class Lookups:
             found.update(self._folder.query(_among(statement, some), some))
         return {key: seconds if type(seconds) is float else 0.0 for key, seconds in found.items()}
 
-    def has(self, key: str) -> bool:
-        """Whether there is an entry, its bytes unread.
-
-        Raises:
-            StoreFailure: when the store can't be read.
-        """
-        return bool(self._folder.query("SELECT 1 FROM Cache WHERE raw = 1 AND key = ?", (key,)))
-
     def _hit_of(
         self, row: tuple[Any, ...], opened: Opened, *, mapped: bool = False, most_expanded: int | None = None
     ) -> Hit:

@@ -15,7 +15,7 @@ of such values is copied, in a tenth of the time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -69,38 +69,21 @@ MOST_MEMBERS: Final = 64
 """How many members a container has at most of which a copy is held."""
 
 
-def copier(value: object, hit: Hit) -> Callable[[], Any]:
+def copier(value: Any, hit: Hit) -> Callable[[], Any]:
     """Return a function that makes a new value of a hit. `value` is one, which its user may change later."""
-    stream = hit.stream
+    kind = type(value)
     if hit.buffers:
         return hit.load
-    if len(stream) <= LONGEST_STREAM:
-        kind = type(value)
-        if kind in UNCHANGEABLE:
+    if len(hit.stream) <= LONGEST_STREAM:
+        if kind in UNCHANGEABLE or (kind in {tuple, frozenset} and _is_flat(value)):
             return repeat(value).__next__
-        if kind in _COPIED and len(value) <= MOST_MEMBERS:  # type: ignore[arg-type]
-            if kind is dict and not UNCHANGEABLE.issuperset(map(type, value.values())):  # type: ignore[attr-defined]
-                return partial(loads, stream)
-            if UNCHANGEABLE.issuperset(map(type, value)):  # type: ignore[call-overload]
-                return _COPIED[kind](value)
-    return partial(loads, stream)
+        if kind in {list, set, dict} and _is_flat(value) and (kind is not dict or _is_flat(value.values())):
+            return value.copy().copy  # type: ignore[no-any-return]
+    return partial(loads, hit.stream)
 
 
-def _as_it_is(value: object) -> Callable[[], Any]:
-    return repeat(value).__next__
-
-
-def _copied(value: Any) -> Callable[[], Any]:
-    return value.copy().copy  # type: ignore[no-any-return]
-
-
-_COPIED: Final[dict[type, Callable[[object], Callable[[], Any]]]] = {
-    dict: _copied,
-    list: _copied,
-    set: _copied,
-    frozenset: _as_it_is,
-    tuple: _as_it_is,
-}
+def _is_flat(members: Collection[object]) -> bool:
+    return len(members) <= MOST_MEMBERS and UNCHANGEABLE.issuperset(map(type, members))
 
 
 class MemoryEntry:

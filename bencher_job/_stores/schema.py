@@ -26,10 +26,7 @@ __all__ = [
     "ENTRY_OVERHEAD",
     "GONE_KEPT",
     "INSERT",
-    "INSERT_PLAIN",
     "NOTE_GONE",
-    "NOTHING_MORE",
-    "PLAIN_COLUMNS",
     "PUT_FAILED",
     "PUT_FAILURE",
     "PUT_VERSION",
@@ -298,27 +295,10 @@ SELECT_KNOWN_VERSIONS: Final = (
 
 _COLUMNS: Final = (
     "key", "raw", "store_time", "access_time", "size", "mode", "value", "seconds", "function", "created", "arguments",
-    "bound", "edition", "origin", "mac",
-    "expire_time", "tag", "filename", "media", "files", "attributes",
+    "bound", "edition", "origin", "mac", "expire_time", "tag", "filename", "media", "files", "attributes",
 )  # fmt: skip
-NOTHING_MORE: Final = (None,) * 6
-"""What stands in the last columns of most entries."""
 
-PLAIN_COLUMNS: Final = len(_COLUMNS) - len(NOTHING_MORE)
-
-
-def _insert_into(columns: tuple[str, ...]) -> str:
-    return f"INSERT INTO Cache ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-
-
-INSERT: Final = _insert_into(_COLUMNS)
-INSERT_PLAIN: Final = _insert_into(_COLUMNS[:PLAIN_COLUMNS])
-"""Inserts an entry that has nothing in the last columns: each value takes its time, also if it is nothing."""
-
-ROWS_AT_ONCE: Final = 32
-"""How many rows `INSERT_MANY` inserts: other threads get their turn once for all of them."""
-
-INSERT_MANY: Final = INSERT + f", ({', '.join('?' * len(_COLUMNS))})" * (ROWS_AT_ONCE - 1)
+INSERT: Final = f"INSERT INTO Cache ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 UPSERT: Final = (
     f"{INSERT} ON CONFLICT (key, raw) DO UPDATE SET access_count = 0, "
     f"{', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[2:])}"

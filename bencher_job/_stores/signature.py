@@ -345,11 +345,7 @@ def check_hit(
         DamagedEntry: when it isn't what was stored with this signature.
     """
     try:
-        if media is None and files is None:  # as `_of_hit` does, without its call
-            name = key.encode()
-            covered = _HIT.pack(seconds, created, len(name), -1, -1) + name
-        else:
-            covered = _of_hit(key, seconds, created, media, files)
+        covered = _of_hit(key, seconds, created, media, files)
         if type(value) is not bytes:
             value = bytes((value.memory if isinstance(value, StreamingRead) else value)[: VALUE_DIGEST.stop])
         made = signature.begin(mac[:_MAC_AT] + covered).digest()

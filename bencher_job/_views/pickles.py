@@ -26,6 +26,9 @@ __all__ = ["Array", "Cell", "Global", "Made", "Unreadable", "read_pickle"]
 MOST_STEPS: Final = 1_000_000
 """Maximum number of opcodes that are read; a value with more counts as too large."""
 
+LARGEST_STREAM: Final = 1 << 25
+"""Maximum size in bytes of a pickle, without its arrays, that is read. More would take too long."""
+
 DEEPEST_KEY: Final = 20
 """Maximum depth of nesting of a dict's key."""
 
@@ -84,13 +87,15 @@ def read_pickle(stream: Bytes, buffers: Sequence[Bytes] = (), *, most_steps: int
     """Read a stream and its out-of-band buffers.
 
     Raises:
-        Unreadable: when it is damaged, or has more than `most_steps` opcodes.
+        Unreadable: when it is damaged, too large, or has more than `most_steps` opcodes.
 
     >>> read_pickle(pickle.dumps({"accuracy": 0.5, "epochs": [1, 2]}, protocol=5))
     {'accuracy': 0.5, 'epochs': [1, 2]}
     >>> read_pickle(pickle.dumps(slice(1, 2), protocol=5)).path
     'builtins.slice'
     """
+    if len(stream) > LARGEST_STREAM:
+        raise Unreadable(f"its objects take more than {LARGEST_STREAM >> 20} MB")
     try:
         return _Reader(io.BytesIO(stream), buffers, most_steps).load()
     except Unreadable:

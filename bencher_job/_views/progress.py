@@ -52,7 +52,7 @@ def is_shown(show: bool | None = None) -> bool:
 def progress_bar(
     name: str, total: int, *, show: bool | None = None, plan: Callable[[], Plan | None] = lambda: None
 ) -> Iterator[Progress]:
-    """Show a plan and a bar, by default in a terminal or a notebook. Elsewhere log a warning if jobs have failed.
+    """Show a plan and a bar, by default in a terminal or a notebook. Elsewhere say if jobs have failed.
 
     The plan is only made if it is shown.
 
@@ -72,12 +72,10 @@ def progress_bar(
         silent = Silent()
         yield silent
         if silent.failed:
-            _log.warning(
-                "%s of %s of %s failed; the sweep's `failures` has the errors",
-                f"{silent.failed:,}",
-                counted(total, "job"),
-                name,
-            )
+            jobs = f"{silent.failed:,} of {counted(total, 'job')} of {name}"
+            _log.warning("%s failed", jobs)
+            if show is None:
+                print(f"{jobs} failed; the sweep's `failures` has the errors", file=sys.stderr)
         return
     made = plan()
     if made is not None:

@@ -39,11 +39,8 @@ def temporary_cache() -> Iterator[Path]:
     """
     folder = tempfile.mkdtemp(prefix="bencher_job-")
     try:
-        with override_cache_directory(folder) as directory:
-            try:
-                yield directory
-            finally:
-                end_stores(directory)
+        with kept_cache(folder) as directory:
+            yield directory
     finally:
         _remove(folder)
 

@@ -17,7 +17,7 @@ from bencher_job._executors.entry import execute
 from bencher_job._executors.packing import pack
 from bencher_job._executors.pool import SlotPool
 from bencher_job._keys.code_check import code_check_for
-from bencher_job._keys.fingerprint import fingerprint
+from bencher_job._keys.fingerprint import CodeTracker
 from tests.conftest import WriteModule
 
 OnWorkers = Callable[..., CachedFunction]
@@ -341,7 +341,7 @@ def test_a_closure_brings_the_globals_of_its_own_module_along(
 def test_files_and_distributions_that_a_function_depends_on_are_compared(tmp_path: Path) -> None:
     data = tmp_path / "data.txt"
     data.write_text("1")
-    agreement = code_check_for(fingerprint(len, depends_on=[data, "pytest"]))
+    agreement = code_check_for(CodeTracker(len, depends_on=[data, "pytest"]).current())
     assert agreement.differences() == ()
     data.write_text("2")
     assert agreement.differences() == (str(data),)

@@ -260,7 +260,7 @@ class TestObjects:
     def test_plain_http_elsewhere_is_refused(self, environment: SetAll) -> None:
         pytest.importorskip("obstore")
         environment(Seaweed.environment | {"AWS_ENDPOINT_URL": "http://192.0.2.1:9"})
-        with pytest.raises(SharedStoreError, match="no https:// URL"):
+        with pytest.raises(SharedStoreError, match="not an https:// URL"):
             open_remote("s3://bucket/x")
 
     def test_one_that_is_down_is_opened(

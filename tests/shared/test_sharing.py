@@ -85,6 +85,14 @@ def hosts(tmp_path: Path, few: Place) -> Iterator[Hosts]:
     each.end()
 
 
+@pytest.fixture
+def few_hosts(tmp_path: Path, few: Place) -> Iterator[Hosts]:
+    """Programs on one engine of names and on one of rows: what is above the engines is the same for all."""
+    each = hosts_at(tmp_path, few)
+    yield each
+    each.end()
+
+
 def test_what_one_machine_has_computed_is_a_hit_on_the_others(everywhere: Hosts) -> None:
     hosts = everywhere
     compute = program("""
@@ -108,10 +116,10 @@ def test_what_one_machine_has_computed_is_a_hit_on_the_others(everywhere: Hosts)
     assert hosts.count("run") == 21
 
 
-def test_peek_needs_no_local_store(hosts: Hosts) -> None:
-    hosts.output(hosts.on("a", program("work(1); work.cache.close()")))
+def test_peek_needs_no_local_store(few_hosts: Hosts) -> None:
+    few_hosts.output(few_hosts.on("a", program("work(1); work.cache.close()")))
     look = program("print(work.peek(1) == expected([1])[0], work.peek(2))")
-    assert hosts.output(hosts.on("b", look)) == "True None"
+    assert few_hosts.output(few_hosts.on("b", look)) == "True None"
 
 
 def test_one_computation_per_key_over_all_machines(everywhere: Hosts) -> None:
@@ -133,7 +141,7 @@ def test_one_computation_per_key_over_all_machines(everywhere: Hosts) -> None:
     assert hosts.count("run") == 20, told
 
 
-def test_jobs_of_workers_may_call_functions_that_are_shared_too(hosts: Hosts) -> None:
+def test_jobs_of_workers_may_call_functions_that_are_shared_too(few_hosts: Hosts) -> None:
     """Each runs once, in a worker or in line, and is a hit on other machines."""
     source = """
     @cached_job(version="1")
@@ -153,16 +161,16 @@ def test_jobs_of_workers_may_call_functions_that_are_shared_too(hosts: Hosts) ->
         assert [part(x) for x in range(6)] == [x * 10 for x in range(6)]
         whole.cache.close()
     """
-    running = [hosts.on(name, source) for name in ("a", "b")]
-    hosts.tell("go")
+    running = [few_hosts.on(name, source) for name in ("a", "b")]
+    few_hosts.tell("go")
     for each in running:
-        hosts.output(each)
-    counts = hosts.count("part"), hosts.count("whole")
-    hosts.output(hosts.on("c", source))
-    assert counts == (hosts.count("part"), hosts.count("whole")) == (6, 12)
+        few_hosts.output(each)
+    counts = few_hosts.count("part"), few_hosts.count("whole")
+    few_hosts.output(few_hosts.on("c", source))
+    assert counts == (few_hosts.count("part"), few_hosts.count("whole")) == (6, 12)
 
 
-def test_the_first_result_wins(hosts: Hosts) -> None:
+def test_the_first_result_wins(few_hosts: Hosts) -> None:
     source = """
     import os, warnings
 
@@ -177,20 +185,22 @@ def test_the_first_result_wins(hosts: Hosts) -> None:
     draw.cache.close()
     print(first, draw())
     """
-    running = [hosts.on(f"h{number}", source) for number in range(3)]
-    hosts.tell("go")
+    running = [few_hosts.on(f"h{number}", source) for number in range(3)]
+    few_hosts.tell("go")
     for number in range(3):
-        hosts.wait_for(f"h{number}.has drawn")
-    hosts.tell("all")
-    drawn = {hosts.output(each).split()[1] for each in running}
+        few_hosts.wait_for(f"h{number}.has drawn")
+    few_hosts.tell("all")
+    drawn = {few_hosts.output(each).split()[1] for each in running}
     assert len(drawn) == 1
 
 
-def test_what_is_shared_is_listed(hosts: Hosts) -> None:
+def test_what_is_shared_is_listed(few_hosts: Hosts) -> None:
     """As local entries are, but for what a shared store doesn't count."""
-    hosts.output(hosts.on("a", program("work(1); work(2); work.cache.close()")))
+    few_hosts.output(few_hosts.on("a", program("work(1); work(2); work.cache.close()")))
     given = (
-        os.environ | hosts.environment | {"BENCHER_JOB_SHARED": hosts.shared, "BENCHER_JOB_SECRET": SECRET}
+        os.environ
+        | few_hosts.environment
+        | {"BENCHER_JOB_SHARED": few_hosts.shared, "BENCHER_JOB_SECRET": SECRET}
     )
     listing = [
         sys.executable,
@@ -198,7 +208,7 @@ def test_what_is_shared_is_listed(hosts: Hosts) -> None:
         "bencher_job",
         "ls",
         "--cache-dir",
-        str(hosts.folder / "none"),
+        str(few_hosts.folder / "none"),
         "--shared",
     ]
 
@@ -208,19 +218,19 @@ def test_what_is_shared_is_listed(hosts: Hosts) -> None:
         ).stdout
 
     (function,) = json.loads(listed("--json"))["functions"]
-    assert (function["name"], function["entries"], function["cache"]) == ("program.work", 2, hosts.shared)
+    assert (function["name"], function["entries"], function["cache"]) == ("program.work", 2, few_hosts.shared)
     assert function["size"] > 2000
     del listing[-1]
-    listing[-1] = str(hosts.folder / "a")
+    listing[-1] = str(few_hosts.folder / "a")
     (local,) = json.loads(listed("--json"))["functions"]
     assert (local.keys(), local["name"]) == (function.keys(), function["name"])
     listing.append("--shared")
-    assert "1 function, 2 entries" in listed(hosts.shared)
-    hosts.output(hosts.on("b", program("work(1); work(2); work.cache.close()")))
-    listing[3:] = ["stats", "--cache-dir", str(hosts.folder / "b")]
+    assert "1 function, 2 entries" in listed(few_hosts.shared)
+    few_hosts.output(few_hosts.on("b", program("work(1); work(2); work.cache.close()")))
+    listing[3:] = ["stats", "--cache-dir", str(few_hosts.folder / "b")]
     (figures,) = json.loads(listed("--json"))["caches"]
     assert figures["shared"] == [
-        {"place": hosts.shared, "hits": 2, "superseded": 0, "outbox": 0, "problem": ""}
+        {"place": few_hosts.shared, "hits": 2, "superseded": 0, "outbox": 0, "problem": ""}
     ]
 
 

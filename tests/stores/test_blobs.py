@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bencher_job import Job, Record
-from bencher_job._coordinator.commits import Completion, Run, commit
+from bencher_job._coordinator.commits import Run, commit
 from bencher_job._coordinator.coordinator import Coordinator
 from bencher_job._coordinator.running import RunningJob, running_jobs
 from bencher_job._executors import Outcome
@@ -136,7 +136,8 @@ def test_a_file_that_is_removed_after_it_was_read_is_written_again(store: Memory
     blob_writer_of(store).discard(blob)
     coordinator = Coordinator(Options.of({}), lambda _: None)
     run = Run(coordinator, RunningJob(job, store, running_jobs(store)), job, "MULTIPROCESSING", None)
-    assert commit([Completion(run, Outcome(value, blob=blob))], StoreOptions())[1] == []
+    run.outcome = Outcome(value, blob=blob)
+    assert commit([run], StoreOptions())[0] == []
     hit = store.get("key")
     assert hit
     assert np.array_equal(hit.load(), VALUE)

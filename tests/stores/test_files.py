@@ -52,12 +52,12 @@ def written(disk: EntryDisk, value: object, **options: object) -> Written:
 
 def read(disk: EntryDisk, row: Written) -> np.ndarray:
     _, mode, filename, value, *_ = row
-    return unseal(disk.fetch(mode, filename, value, False), "key", signature=SIGNATURE).load_in_place()
+    return unseal(disk.fetch(mode, filename, value), "key", signature=SIGNATURE).load_in_place()
 
 
 def mapped(disk: EntryDisk, row: Written) -> np.ndarray:
     _, mode, filename, value, *_ = row
-    return unseal(disk.fetch_mapped(mode, filename, value), "key", signature=SIGNATURE).load_in_place()
+    return unseal(disk.fetch(mode, filename, value, mapped=True), "key", signature=SIGNATURE).load_in_place()
 
 
 def file_of(disk: EntryDisk, row: Written) -> Path:

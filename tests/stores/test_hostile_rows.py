@@ -168,8 +168,7 @@ def look_at_page(store: DiskStore) -> None:
             if info.record.media is not None:
                 for name in ("precious.val", "../../../outside/precious.val", "folder/file"):
                     assert (
-                        pages.entry.file_answer(store.directory, info.record.media, name, is_download=False)
-                        is None
+                        pages.entry.file_answer(store.directory, info.record, name, is_download=False) is None
                     )
 
 
@@ -338,8 +337,8 @@ def test_a_link_in_the_place_of_an_entrys_run_folder_shows_and_packs_nothing(gro
         shutil.rmtree(run)
         run.symlink_to(ground.outside)
         assert media_files(store.directory, record) == {}
-        assert pages.files_of(store.directory, record.media) == []
-        assert pages.file_answer(store.directory, record.media, "precious.val", is_download=False) is None
+        assert pages.files_of(store.directory, record) == []
+        assert pages.file_answer(store.directory, record, "precious.val", is_download=False) is None
         pack(store)
         assert verify(store).names(Fault.MEDIA_MISSING) == [record.key]
         store.clear()

@@ -529,13 +529,15 @@ def test_a_process_may_be_killed_at_any_moment(path: Path, open_store, caplog) -
     assert not caplog.records
 
 
-@pytest.mark.parametrize("removed", ["folder", "moved"])
-def test_a_removed_folder_is_noticed(tmp_path: Path, removed: str) -> None:
+@pytest.mark.parametrize("removed", ["file", "folder", "moved"])
+def test_a_removed_file_is_noticed(tmp_path: Path, removed: str) -> None:
     """Owners that hold bytes of different files would not see each other."""
     path = tmp_path / "store"
     one, other = opened(path), opened(path)
     lease = acquire(one, KEY)
-    if removed == "folder":
+    if removed == "file":
+        (path / "owners").unlink()
+    elif removed == "folder":
         shutil.rmtree(path)
     else:
         path.rename(tmp_path / "elsewhere")

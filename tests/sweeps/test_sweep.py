@@ -224,16 +224,17 @@ def test_failures_are_kept_while_the_rest_goes_on(counter_and_sweep) -> None:
     assert (failure.arguments["x"], type(failure.error)) == (2, LookupError)
 
 
-def test_a_run_without_a_bar_logs_how_many_jobs_failed(
-    counter_and_sweep, caplog: pytest.LogCaptureFixture
+def test_a_run_without_a_bar_says_how_many_jobs_failed(
+    counter_and_sweep, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, sweep = counter_and_sweep
+    told = f"1 of 3 jobs of {__name__}.scaled failed"
     sweep({"x": [1, 2]}, fail=3).run()
-    assert caplog.messages == []
+    assert (caplog.messages, capsys.readouterr().err) == ([], "")
+    sweep({"x": [1, 2, 3]}, fail=2).run()
+    assert capsys.readouterr().err == f"{told}; the sweep's `failures` has the errors\n"
     sweep({"x": [1, 2, 3]}, fail=2).run(progress=False)
-    assert caplog.messages == [
-        f"1 of 3 jobs of {__name__}.scaled failed; the sweep's `failures` has the errors"
-    ]
+    assert (caplog.messages, capsys.readouterr().err) == ([told] * 2, "")
 
 
 def test_on_error_raise_stops_at_the_first(counter_and_sweep) -> None:

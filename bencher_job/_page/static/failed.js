@@ -31,9 +31,7 @@ export async function show(place) {
       headerFilterParams: { elementAttributes: { "aria-label": `Filter ${title}`, "data-column": field } },
       headerFilterFunc: (text, value) => written(field, value).toLowerCase().includes(text.toLowerCase()),
     })),
-  });
-  table.off("dataFiltered");
-  table.on("dataFiltered", (filters, rows) => tools(rows.map((row) => row.getData().key)));
+  }, (filters, rows) => tools(rows.map((row) => row.getData().key)));
   tools(table.getData("active").map((job) => job.key));
 }
 

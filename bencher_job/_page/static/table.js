@@ -56,13 +56,14 @@ const begun = (made) => new Promise((resolve) => { made.on("tableBuilt", resolve
 export function local() {
   let made = null;
   let signature = "";
-  return async (holder, wanted, data, options) => {
+  return async (holder, wanted, data, options, filtered = () => {}) => {
     if (signature === wanted && holder.contains(made.element)) {
       await made.replaceData(data);
       return made;
     }
     made?.destroy();
     made = new Tabulator(el("div"), { data, height: "100%", layout: "fitDataFill", headerSortElement: arrow, ...options });
+    made.on("dataFiltered", filtered);
     holder.replaceChildren(made.element);
     signature = wanted;
     await begun(made);
