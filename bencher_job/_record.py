@@ -644,7 +644,7 @@ class VersionInfo(NamedTuple):
     size: int
     """Size of the entries in bytes."""
     first_seen: datetime
-    """When the first of them began to run, in UTC."""
+    """When the first run of this version began, in UTC, also if its entry was removed since."""
     last_used: datetime
     """When one was last stored or hit, in UTC."""
     commit: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from .._fields import of_configs
@@ -34,24 +34,28 @@ LONGEST_CELL: Final = 120
 MOST_NAMED: Final = 10
 """Maximum number of a value's parts that a cell shows."""
 
+MOST_LOOKED_AT: Final = 1000
+"""Maximum number of an object's attributes whose names are looked at, since an object may occur thousands of times."""
+
 
 def _public_attributes(made: Made) -> dict[str, object] | None:
     """Return the attributes of an object, or None if some are private, since then they don't show its value."""
     found = _attributes(made)
-    return None if not found or any(name.startswith("_") for name in found) else found
+    return None if not found or any(name.startswith("_") for name in islice(found, MOST_LOOKED_AT)) else found
 
 
 def _attributes(made: Made) -> dict[str, Any] | None:
     """Return the attributes of an object by name, or None if its state doesn't contain them."""
     state = made.state
     if isinstance(state, tuple) and len(state) == 2:  # the attributes, and those in slots
-        found = {name: value for part in state if isinstance(part, dict) for name, value in part.items()}
+        items = chain.from_iterable(part.items() for part in state if isinstance(part, dict))
+        found = dict(islice(items, MOST_LOOKED_AT))
     elif isinstance(state, dict):
         inner = state.get("__dict__")
         found = inner if isinstance(inner, dict) else state
     else:
         return None
-    return found if all(isinstance(name, str) for name in found) else None
+    return found if {*map(type, islice(found, MOST_LOOKED_AT))} <= {str} else None
 
 
 def has_named_parts(value: object) -> bool:
@@ -136,8 +140,18 @@ def _parts(value: Any) -> Iterator[tuple[object, object]]:
         yield from attributes.items()
     else:
         state = value.state if isinstance(value.state, list | tuple) else ()
-        yield from ((None, part) for part in (*value.arguments, *state, *value.items))
+        yield from ((None, part) for part in chain(value.arguments, state, value.items))
         yield from value.keywords.items()
+
+
+def _number_of_parts(value: Any) -> int:
+    """Count the parts of a compound value, in no time however many there are."""
+    if not isinstance(value, Made):
+        return len(value)
+    if (attributes := _attributes(value)) is not None:
+        return len(attributes)
+    state = value.state if isinstance(value.state, list | tuple) else ()
+    return sum(map(len, (value.arguments, state, value.items, value.keywords)))
 
 
 def _atom(value: object) -> str | None:
@@ -208,14 +222,13 @@ def _node(value: Any, depth: int, left: Iterator[int]) -> dict[str, Any]:
             text = f"{len(value)} item{'' if len(value) == 1 else 's'}"
         case _:
             return {"kind": "other", "text": short_text(value, LONGEST_TEXT)}
-    parts = list(_parts(value))
     shown: list[list[object]] = []
-    for number, (label, part) in enumerate(parts[:MOST_ITEMS] if depth else ()):
+    for number, (label, part) in enumerate(islice(_parts(value), MOST_ITEMS if depth else 0)):
         if next(left, None) is None:
             break
         name = label if label is not None else str(number) if isinstance(value, list | tuple) else ""
         shown.append([name if isinstance(name, str) else short_text(name), _node(part, depth - 1, left)])
-    return {"kind": kind, "text": text, "items": shown, "more": len(parts) - len(shown)}
+    return {"kind": kind, "text": text, "items": shown, "more": _number_of_parts(value) - len(shown)}
 
 
 def common_fields(given: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

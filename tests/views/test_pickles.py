@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from bencher_job._keys.names import locate
 from bencher_job._stores import dump, dump_result
 from bencher_job._views.pickles import Global, Made, Unreadable, read_pickle
-from bencher_job._views.summaries import short_text
+from bencher_job._views.summaries import outline_of, short_text
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 hashables = st.recursive(
@@ -200,4 +200,28 @@ def test_a_short_stream_does_not_take_long_or_much_memory(name: str) -> None:
         taken = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert taken < 1 << 20
+    assert time.process_time() - started < 5
+
+
+_MANY = 20_000
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param(b"]\x94(" + b"h\x00" * _MANY + b"e", id="list"),
+        pytest.param(b"cx\ny\n)\x81\x94(" + b"h\x00" * _MANY + b"e", id="items"),
+        pytest.param(
+            b"cx\ny\n)\x81\x94}("
+            + b"".join(b"X\x06\x00\x00\x00a%05dh\x00" % number for number in range(_MANY))
+            + b"ub",
+            id="attributes",
+        ),
+    ],
+)
+def test_what_holds_itself_many_times_is_shown_quickly(stream: bytes) -> None:
+    value = read_pickle(b"\x80\x05" + stream + b".")
+    started = time.process_time()
+    assert outline_of(value)["more"] > _MANY - 100
+    assert len(short_text(value)) <= 120
     assert time.process_time() - started < 5
