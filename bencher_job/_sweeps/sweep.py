@@ -32,7 +32,7 @@ from .._loops import await_in_thread, caller, is_coroutine_function, run_to_end,
 from .._record import Plan, short_form
 from .._text import counted
 from .._views.progress import Progress, Silent, is_shown, progress_bar
-from .bulk import Answer, Bulk, Call, answers, answers_in_loop
+from .bulk import Bulk, Call, answers, answers_in_loop
 from .grid import ABSENT, Durations, Failures, Grid, Rows, SweepFailure
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ class Sweep:
         self._values: list[Any] | None = None
         self._errors: dict[int, BaseException] = {}
         self._check_fields()
-        args, kwargs = self._call(0)[:2]
-        cache.keys.binder.spell(*args, **kwargs)  # raise a TypeError now, not in run()
+        first = self._call(0)
+        cache.keys.binder.spell(*first.args, **first.kwargs)  # raise a TypeError now, not in run()
 
     def __len__(self) -> int:
         return len(self.points) * self.repeats
@@ -113,7 +113,7 @@ class Sweep:
 
     def _call(self, cell: int) -> Call:
         number, repeat = divmod(cell, self.repeats)
-        return Call(self._bound, self._arguments(self.points[number]), repeat)
+        return Call(cell, self._bound, self._arguments(self.points[number]), repeat)
 
     def _check_fields(self) -> None:
         """Find the config of each swept field, the default of a parameter if it is not given, and try all values.
@@ -143,7 +143,7 @@ class Sweep:
             arguments[root] = replaced(arguments[root], path, arguments.pop(name), root)
         return arguments
 
-    def _calls(self) -> Iterator[tuple[int, Call]]:
+    def _calls(self) -> Iterator[Call]:
         """Yield each repeat of each combination with its number, except duplicates of an earlier job."""
         points, repeats = self.points, self.repeats
         rounds = (
@@ -154,11 +154,13 @@ class Sweep:
                 if points.has_twins and points.original(number) != number:
                     continue
                 for repeat in some:
-                    yield number * repeats + repeat, Call(self._bound, self._arguments(point), repeat)
+                    yield Call(number * repeats + repeat, self._bound, self._arguments(point), repeat)
 
-    def _twins(self, cell: int) -> Iterator[int]:
+    def _twins(self, cell: int) -> Iterable[int]:
+        if not self.points.has_twins:
+            return (cell,)
         number, repeat = divmod(cell, self.repeats)
-        return (twin * self.repeats + repeat for twin in self.points.twins(number))
+        return [twin * self.repeats + repeat for twin in self.points.twins(number)]
 
     @property
     def results(self) -> Rows:
@@ -225,8 +227,11 @@ class Sweep:
         while group := list(itertools.islice(calls, KEYS_AT_ONCE)):
             known: Known = {}
             yield (
-                [cell for cell, _ in group],
-                [keys.repeated(keys.identity(args, kwargs, known), of)[0] for _, (args, kwargs, of) in group],
+                [call.number for call in group],
+                [
+                    keys.repeated(keys.identity(call.args, call.kwargs, known), call.repeat)[0]
+                    for call in group
+                ],
             )
 
     def _expected(self, durations: Durations, missing: Sequence[int]) -> float | None:
@@ -272,8 +277,8 @@ class Sweep:
             closing(self._answers(bar)) as given,
         ):
             self._forget()
-            for cell, answer in given:
-                self._note(cell, answer, on_error)
+            for cell, call in given:
+                self._note(cell, call, on_error)
         return self
 
     async def run_async(self, *, progress: bool | None = None, on_error: OnError = "keep") -> Sweep:
@@ -286,8 +291,8 @@ class Sweep:
         with progress_bar(self._cache.name, len(self), show=progress, plan=lambda: plan) as bar:
             async with aclosing(self._answers_in_loop(bar)) as given:
                 self._forget()
-                async for cell, answer in given:
-                    self._note(cell, answer, on_error)
+                async for cell, call in given:
+                    self._note(cell, call, on_error)
         return self
 
     def __await__(self) -> Generator[Any, None, Sweep]:
@@ -302,14 +307,14 @@ class Sweep:
         for cells, keys in self._keys():
             found = self._cache.durations(keys)
             kept += sum(
-                len(list(self._twins(cell))) for cell, key in zip(cells, keys, strict=True) if key in found
+                len([*self._twins(cell)]) for cell, key in zip(cells, keys, strict=True) if key in found
             )
         return kept
 
-    def _note(self, cell: int, answer: Answer, on_error: OnError) -> None:
-        error = _error_of(answer)
+    def _note(self, cell: int, call: Call, on_error: OnError) -> None:
+        error = _error_of(call)
         if error is None:
-            self._values[cell] = answer.value()  # type: ignore[index]  # it runs
+            self._values[cell] = call.value()  # type: ignore[index]  # it runs
             return
         self._errors[cell] = error
         if on_error == "raise":
@@ -327,8 +332,8 @@ class Sweep:
 
     def _futures(self) -> Iterator[JobFuture[Any]]:
         with closing(self._answers(Silent())) as given:
-            for cell, answer in given:
-                yield self._future(cell, answer)
+            for cell, call in given:
+                yield self._future(cell, call)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return a table of the results: the swept arguments, `repeat`, and the fields of each result (or `result`).
@@ -434,8 +439,8 @@ class Sweep:
     async def __aiter__(self) -> AsyncIterator[JobFuture[Any]]:
         """Yield the future of each job as it completes, without blocking the event loop."""
         async with aclosing(self._answers_in_loop(Silent())) as given:
-            async for cell, answer in given:
-                yield self._future(cell, answer)
+            async for cell, call in given:
+                yield self._future(cell, call)
 
     @property
     def _runs_in_loop(self) -> bool:
@@ -449,32 +454,33 @@ class Sweep:
                 f"`await sweep`, `await sweep.run_async(...)` or `async for future in sweep`."
             )
 
-    def _future(self, cell: int, answer: Answer) -> JobFuture[Any]:
-        if answer.future is not None:
-            return answer.future
-        if answer.identity is None:
-            answer.value()
-        args, kwargs, repeat = self._call(cell)
-        return JobFuture(self._cache.job(args, kwargs, answer.identity, repeat), answer.value())
+    def _future(self, cell: int, call: Call) -> JobFuture[Any]:
+        if call.future is not None:
+            return call.future
+        value = call.value()
+        own = self._call(cell)
+        return JobFuture(self._cache.job(own.args, own.kwargs, call.identity, own.repeat), value)
 
-    def _answers(self, bar: Progress) -> Generator[tuple[int, Answer], None, None]:
+    def _answers(self, bar: Progress) -> Generator[tuple[int, Call], None, None]:
         """Yield the answer of each cell as it completes."""
         with closing(answers(Bulk(self._cache, ordered=False), self._calls())) as given:
-            for answer in given:
-                yield from self._for_twins(answer, bar)
+            for call in given:
+                for cell in self._cells(call, bar):
+                    yield cell, call
 
-    async def _answers_in_loop(self, bar: Progress) -> AsyncGenerator[tuple[int, Answer], None]:
+    async def _answers_in_loop(self, bar: Progress) -> AsyncGenerator[tuple[int, Call], None]:
         bulk = Bulk(self._cache, ordered=False, asker=caller())
         async with aclosing(answers_in_loop(bulk, self._calls())) as given:
-            async for answer in given:
-                for each in self._for_twins(answer, bar):
-                    yield each
+            async for call in given:
+                for cell in self._cells(call, bar):
+                    yield cell, call
 
-    def _for_twins(self, answer: Answer, bar: Progress) -> Iterator[tuple[int, Answer]]:
-        has_failed = _error_of(answer) is not None
-        for cell in self._twins(answer.number):
-            bar.advance(hit=answer.is_hit, failed=has_failed)
-            yield cell, answer
+    def _cells(self, call: Call, bar: Progress) -> Iterable[int]:
+        """Return the cells that a call answers, and count them."""
+        cells, has_failed = self._twins(call.number), _error_of(call) is not None
+        for _ in cells:
+            bar.advance(hit=call.is_hit, failed=has_failed)
+        return cells
 
 
 class _Kept(str):
@@ -496,9 +502,9 @@ def _print_no_traceback() -> None:
     sys.excepthook = print_message
 
 
-def _error_of(answer: Answer) -> BaseException | None:
+def _error_of(call: Call) -> BaseException | None:
     try:
-        return answer.error()
+        return call.error()
     except CancelledError as cancelled:
         return cancelled
 
