@@ -74,7 +74,11 @@ def shared_hit(tmp_path: Path) -> set[str]:
     first = cached_job(cache_dir=tmp_path / "a", shared=tmp_path)(accuracy)
     first("svm", c=2.0)
     first.cache.close()
-    return miss(tmp_path / "b", shared=tmp_path)
+    passed_through = miss(tmp_path / "b", shared=tmp_path)
+    cached_job(cache_dir=tmp_path / "b", shared=tmp_path)(
+        accuracy
+    ).cache.close()  # before the folder is removed
+    return passed_through
 
 
 def explained(tmp_path: Path) -> set[str]:

@@ -77,7 +77,7 @@ class Breaker:
 
     def ask(self, work: Callable[[Remote], T]) -> T | None:
         """Make a request; return None if the remote doesn't answer."""
-        if self.reason:
+        if self.reason and not self.is_closing:
             self._wake()
         return None if self.reason or self.is_closing else self._try(work)
 
@@ -162,12 +162,9 @@ class Courier:
     def work(self) -> float:
         """Do what is to be done; return for how many seconds there is nothing more."""
         store = self._store
-        seconds = CHANGES_EVERY
-        if store.copies:
-            seconds = store.copies.seconds_left
-            if not seconds:
-                store.copies.commit()
-                seconds = CHANGES_EVERY
+        if store.copies and not store.copies.seconds_left:
+            store.copies.commit()
+        seconds = store.copies.seconds_left if store.copies else CHANGES_EVERY
         if left := store.breaker.probe():
             return min(seconds, left)
         store.shared_leases.release_there()

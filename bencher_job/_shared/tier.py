@@ -22,7 +22,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .._errors import SharedStoreError, warn_caller
@@ -372,24 +372,25 @@ class SharedStore(Passing):
     def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
         """Remove entries here and, unless the local store only makes room, on all machines."""
         keys = list(keys)
-        if reason in _EVERYWHERE:
-            self._remove_elsewhere(info.record for info in self.local.history.infos(keys))
-        return self.local.remove(keys, reason)
+        if reason not in _EVERYWHERE:
+            return self.local.remove(keys, reason)
+        records = [info.record for info in self.local.history.infos(keys)]
+        return self._remove_everywhere(records, lambda: self.disk.remove(keys, reason))
 
     def clear(self, selection: Selection = EVERYTHING) -> int:
         """Remove the selected entries of the local store, on all machines."""
-        self._remove_elsewhere(self.local.records(selection))
-        return self.local.clear(selection)
+        return self._remove_everywhere(self.local.records(selection), lambda: self.disk.clear(selection))
 
-    def _remove_elsewhere(self, records: Iterable[Record]) -> None:
-        if not self.writes:
-            return
-        removed = [_row(record) for record in records]
-        self.disk.outbox.add_removals(removed)
-        if self._through:
-            self.courier.push_now([address for address, *_ in removed])
-        else:
+    def _remove_everywhere(self, records: Iterable[Record], remove_here: Callable[[], int]) -> int:
+        """Remove entries here, and then elsewhere: the courier removes here what it finds removed elsewhere."""
+        rows = [_row(record) for record in records] if self.writes else []
+        self.disk.outbox.add_removals(rows)
+        removed = remove_here()
+        if rows and self._through:
+            self.courier.push_now([address for address, *_ in rows])
+        elif rows:
             self.courier.start()
+        return removed
 
     def pull(self, folder: str, tag: str | None = None) -> int:
         """Store the entries in a folder of the remote locally, except those that are here; return how many.
@@ -441,6 +442,8 @@ class SharedStore(Passing):
 
         The outbox is read again after each change on this machine only: a change is in it before it is counted.
         """
+        if self.breaker.reason:  # nothing is asked, and the outbox may be long
+            return set(addresses)
         mark, unpushed = self._unpushed
         if unpushed or self.changed_since(mark) is not None:
             mark = self.changed_since(None)

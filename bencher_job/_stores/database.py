@@ -21,7 +21,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from threading import get_ident
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -32,7 +31,7 @@ from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 from .._folders import ForeignName, NameOf, checked
 from .._processes import renew_after_fork
 from .base import BRIEFLY, PATIENCE, Written
-from .blobs import map_file, new_filename, place_of, read_file, write_file
+from .blobs import map_file, new_filename, read_file, write_file
 from .codec import SealedEntry
 from .parts import Buffer, DamagedEntry, StreamingRead
 from .signature import VALUE_DIGEST
@@ -347,10 +346,12 @@ class Database(diskcache.Cache):  # type: ignore[misc]
 
     def _check_place(self, place: tuple[int, int]) -> None:
         """Raise `Replaced` if another process has replaced the file while this one waited for its turn."""
-        with suppress(FileNotFoundError):
-            if place_of(self._path) == place:
-                return
-        raise Replaced(f"{self._path} was removed or replaced")
+        try:
+            status = os.stat(self._path)
+        except FileNotFoundError as error:
+            raise Replaced(f"{self._path} was removed") from error
+        if (status.st_dev, status.st_ino) != place:
+            raise Replaced(f"{self._path} was replaced")
 
     def _begin_after(self, error: sqlite3.OperationalError, execute: Execute, patience: float) -> None:
         """Begin once others no longer keep the database locked; raises as `transact`."""

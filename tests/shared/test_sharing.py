@@ -131,7 +131,7 @@ def test_one_computation_per_key_over_all_machines(everywhere: Hosts) -> None:
     assert list(work.map(range(20))) == expected(range(20))
     print(work.cache.info().shared)
     """,
-        seconds=0.06,  # shorter jobs are not shared
+        seconds=0.1,  # short jobs are not shared
     )
     running = [hosts.on(f"h{number}", share) for number in range(3)]
     for number in range(3):

@@ -179,7 +179,7 @@ def test_stores_are_found_under_a_cache_directory(tmp_path: Path) -> None:
     assert stores_in(tmp_path) == [tmp_path / "a", tmp_path / "b"]
     assert stores_in(tmp_path / "a") == [tmp_path / "a"]
     assert stores_in(tmp_path / "media") == []
-    with pytest.raises(StoreMissing, match="no cache directory"):
+    with pytest.raises(StoreMissing, match="not a cache directory"):
         stores_in(tmp_path / "nothing")
 
 
