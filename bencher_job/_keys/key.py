@@ -201,10 +201,11 @@ class JobKeys:
         key = keys.get(bound)
         if key is None:
             key = join_key(bound, function_version.prefix)
-            if len(keys) >= KEYS_KEPT:
-                keys.clear()
-            keys[bound] = key
-            if seen:
+            if known is None:  # a single call, which may be repeated
+                if len(keys) >= KEYS_KEPT:
+                    keys.clear()
+                keys[bound] = key
+            if seen and key not in self.attributes:
                 self._note(key, seen)
         return key, bound, function_version
 

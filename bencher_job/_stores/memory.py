@@ -407,9 +407,9 @@ class MemoryTier(Passing):
 
     def _renew(self) -> object:
         """Drop entries that are out of date, and return the mark of those that are read now."""
-        self.cache.count_uses()
         mark = self._store.changed_since(self.cache.read)
         if mark is not None:
+            self.cache.count_uses()
             self.cache.begin(mark)
         return self.cache.read
 
