@@ -17,7 +17,7 @@ from weakref import WeakSet
 
 from . import _options
 from ._context import is_inside, refuse_inside
-from ._coordinator.commits import MOST_HITS_KEPT, Counts
+from ._coordinator.commits import Counts
 from ._coordinator.coordinator import Coordinator, load, warn_unloadable
 from ._coordinator.engines import do_outside
 from ._coordinator.running import running_jobs
@@ -532,12 +532,11 @@ class FutureCache(Contents, Settles):
             store = self.cache
             return [MISS] * len(keys), Prefetched(store)
         found = self._find(keys)
+        self._counts.hit(*found.seconds.values())
         values = []
         for key in keys:
             value = found.pop(key, MISS)
-            if value is not MISS:
-                self._counts.hit(found.seconds[key])
-            elif key in found.seconds:  # a key that is asked for twice
+            if value is MISS and key in found.seconds:  # it is asked for twice
                 value = self._remembered(key, found.store.get(key, mapped=self.mapped))
             values.append(value)
         return values, found
@@ -686,10 +685,7 @@ class FutureCache(Contents, Settles):
                 warn_unloadable(key, error)
                 return MISS
         if value is not MISS:
-            hits = self._counts.seconds_of_hits
-            hits.append(hit.seconds)
-            if len(hits) > MOST_HITS_KEPT:
-                self._counts.add_up()
+            self._counts.hit(hit.seconds)
         return value
 
     def _remembered(self, key: str, found: Hit | Miss) -> Any:

@@ -99,10 +99,10 @@ class Counts:
             for name, number in numbers.items():
                 figures[name] += number
 
-    def hit(self, seconds: float) -> None:
-        """Count a job that was answered from the store, and how long its function had run."""
+    def hit(self, *seconds: float) -> None:
+        """Count jobs that were answered from the store, by how long their functions had run."""
         hits = self.seconds_of_hits
-        hits.append(seconds)
+        hits.extend(seconds)
         if len(hits) > MOST_HITS_KEPT:
             self.add_up()
 

@@ -187,6 +187,9 @@ class MemoryCache:
             if self.changed_since(self.read) is not None:
                 return None
             self.sure_until = now + SURE_FOR
+        return self._held(key, mapped)
+
+    def _held(self, key: str, mapped: bool) -> MemoryEntry | None:
         kept = self.entries.get(key)
         if kept is None and key in self._unasked:
             kept = self._asked(key)
@@ -307,14 +310,9 @@ class MemoryCache:
         """Return the entries that are here, counting a use of each, and the keys of the others."""
         found = Hits()
         missing: list[str] = []
-        asked, unasked, maps = self.entries, self._unasked, self._mapped
         for key in keys:
-            if key not in asked and key not in unasked and key not in maps:
-                missing.append(key)
-                continue
-            kept = self.find(key, mapped)
-            hit = None if kept is None else kept.hit
-            if kept is None or hit is None:
+            kept = self._held(key, mapped)
+            if kept is None or (hit := kept.hit) is None:
                 missing.append(key)
             else:
                 self.use(kept)
@@ -393,10 +391,7 @@ class MemoryTier(Passing):
         if largest is not None or not counts:
             return self._store.get_many(keys, mapped, largest=largest, counts=counts)
         read = self.cache.read if monotonic() < self.cache.sure_until else self._renew()
-        if read is self.cache.read:
-            found, missing = self.cache.find_many(keys, mapped)
-        else:
-            found, missing = Hits(), list(keys)
+        found, missing = self.cache.find_many(keys, mapped)
         if missing:
             behind = self._store.get_many(missing, mapped)
             self.cache.keep_many(behind, read)

@@ -31,7 +31,7 @@ from .._keys.arguments import signature_of
 from .._loops import await_in_thread, caller, is_coroutine_function, run_to_end, running_loop
 from .._record import Plan, short_form
 from .._text import counted
-from .._views.progress import Progress, Silent, is_shown, progress_bar
+from .._views.progress import Progress, is_shown, progress_bar
 from .bulk import Bulk, Call, answers, answers_in_loop
 from .grid import ABSENT, Durations, Failures, Grid, Rows, SweepFailure
 
@@ -274,11 +274,11 @@ class Sweep:
             return run_to_end(self.run_async(progress=progress, on_error=on_error))
         with (
             progress_bar(self._cache.name, len(self), show=progress, plan=self.plan) as bar,
-            closing(self._answers(bar)) as given,
+            closing(self._answers()) as given,
         ):
             self._forget()
-            for cell, call in given:
-                self._note(cell, call, on_error)
+            for call in given:
+                self._note(call, bar, on_error)
         return self
 
     async def run_async(self, *, progress: bool | None = None, on_error: OnError = "keep") -> Sweep:
@@ -289,10 +289,10 @@ class Sweep:
         _check_on_error(on_error)
         plan = await await_in_thread(self.plan) if is_shown(progress) else None
         with progress_bar(self._cache.name, len(self), show=progress, plan=lambda: plan) as bar:
-            async with aclosing(self._answers_in_loop(bar)) as given:
+            async with aclosing(self._answers_in_loop()) as given:
                 self._forget()
-                async for cell, call in given:
-                    self._note(cell, call, on_error)
+                async for call in given:
+                    self._note(call, bar, on_error)
         return self
 
     def __await__(self) -> Generator[Any, None, Sweep]:
@@ -311,14 +311,16 @@ class Sweep:
             )
         return kept
 
-    def _note(self, cell: int, call: Call, on_error: OnError) -> None:
+    def _note(self, call: Call, bar: Progress, on_error: OnError) -> None:
         error = _error_of(call)
-        if error is None:
-            self._values[cell] = call.value()  # type: ignore[index]  # it runs
-            return
-        self._errors[cell] = error
-        if on_error == "raise":
-            raise error
+        for cell in self._twins(call.number):
+            bar.advance(hit=call.is_hit, failed=error is not None)
+            if error is None:
+                self._values[cell] = call.value()  # type: ignore[index]  # it runs
+                continue
+            self._errors[cell] = error
+            if on_error == "raise":
+                raise error
 
     def __iter__(self) -> Iterator[JobFuture[Any]]:
         """Yield the future of each job as it completes. `results` and `failures` stay as they are.
@@ -331,9 +333,10 @@ class Sweep:
         return self._futures()
 
     def _futures(self) -> Iterator[JobFuture[Any]]:
-        with closing(self._answers(Silent())) as given:
-            for cell, call in given:
-                yield self._future(cell, call)
+        with closing(self._answers()) as given:
+            for call in given:
+                for cell in self._twins(call.number):
+                    yield self._future(cell, call)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return a table of the results: the swept arguments, `repeat`, and the fields of each result (or `result`).
@@ -438,9 +441,10 @@ class Sweep:
 
     async def __aiter__(self) -> AsyncIterator[JobFuture[Any]]:
         """Yield the future of each job as it completes, without blocking the event loop."""
-        async with aclosing(self._answers_in_loop(Silent())) as given:
-            async for cell, call in given:
-                yield self._future(cell, call)
+        async with aclosing(self._answers_in_loop()) as given:
+            async for call in given:
+                for cell in self._twins(call.number):
+                    yield self._future(cell, call)
 
     @property
     def _runs_in_loop(self) -> bool:
@@ -461,26 +465,11 @@ class Sweep:
         own = self._call(cell)
         return JobFuture(self._cache.job(own.args, own.kwargs, call.identity, own.repeat), value)
 
-    def _answers(self, bar: Progress) -> Generator[tuple[int, Call], None, None]:
-        """Yield the answer of each cell as it completes."""
-        with closing(answers(Bulk(self._cache, ordered=False), self._calls())) as given:
-            for call in given:
-                for cell in self._cells(call, bar):
-                    yield cell, call
+    def _answers(self) -> Generator[Call, None, None]:
+        return answers(Bulk(self._cache, ordered=False), self._calls())
 
-    async def _answers_in_loop(self, bar: Progress) -> AsyncGenerator[tuple[int, Call], None]:
-        bulk = Bulk(self._cache, ordered=False, asker=caller())
-        async with aclosing(answers_in_loop(bulk, self._calls())) as given:
-            async for call in given:
-                for cell in self._cells(call, bar):
-                    yield cell, call
-
-    def _cells(self, call: Call, bar: Progress) -> Iterable[int]:
-        """Return the cells that a call answers, and count them."""
-        cells, has_failed = self._twins(call.number), _error_of(call) is not None
-        for _ in cells:
-            bar.advance(hit=call.is_hit, failed=has_failed)
-        return cells
+    def _answers_in_loop(self) -> AsyncGenerator[Call, None]:
+        return answers_in_loop(Bulk(self._cache, ordered=False, asker=caller()), self._calls())
 
 
 class _Kept(str):
