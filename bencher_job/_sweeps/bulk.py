@@ -22,6 +22,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
+from concurrent.futures import CancelledError
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field
 from time import monotonic
@@ -100,9 +101,12 @@ class Call:
 
     def error(self) -> BaseException | None:
         """Return what the function raised, or the error that kept the call from becoming a job, or None."""
-        if self.future is not None:
+        if self.future is None:
+            return self._error
+        try:
             return self.future.exception()
-        return self._error
+        except CancelledError as cancelled:
+            return cancelled
 
     def fail(self, error: BaseException) -> None:
         """Settle the call by an error."""
@@ -250,8 +254,8 @@ class Bulk:
             try:
                 if keys.reads_files:
                     call.args, call.kwargs = keys.anchored(call.args, call.kwargs)
-                identity = keys.identity(call.args, call.kwargs, self._known)
-                call.identity = identity = keys.repeated(identity, call.repeat)
+                identity = keys.identity(call.args, call.kwargs, self._known, None, call.repeat)
+                call.identity = identity
             except Exception as error:  # noqa: BLE001 - a class's own __job_key__ can raise anything
                 call.fail(error)
             else:
@@ -320,8 +324,7 @@ class Bulk:
             lasts and before[2] is function_version and can_not_change((*call.args, *call.kwargs.values()))
         ):
             known = None if self._in_line else self._known  # a job that ran in line may have changed them
-            identity = keys.identity(call.args, call.kwargs, known, function_version)
-            identity = keys.repeated(identity, call.repeat)
+            identity = keys.identity(call.args, call.kwargs, known, function_version, call.repeat)
         job = self.cache.job(call.args, call.kwargs, identity, call.repeat)
         if job.bound != before[1] and not job.files:
             call.fail(

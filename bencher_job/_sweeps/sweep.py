@@ -15,7 +15,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from concurrent.futures import CancelledError
 from contextlib import aclosing, closing
 from inspect import Parameter
 from types import TracebackType
@@ -145,13 +144,13 @@ class Sweep:
 
     def _calls(self) -> Iterator[Call]:
         """Yield each repeat of each combination with its number, except duplicates of an earlier job."""
-        points, repeats = self.points, self.repeats
+        points, repeats, has_twins = self.points, self.repeats, self.points.has_twins
         rounds = (
             [range(each, each + 1) for each in range(repeats)] if self._repeats_last else [range(repeats)]
         )
         for some in rounds:
             for number, point in enumerate(points):
-                if points.has_twins and points.original(number) != number:
+                if has_twins and points.original(number) != number:
                     continue
                 for repeat in some:
                     yield Call(number * repeats + repeat, self._bound, self._arguments(point), repeat)
@@ -228,10 +227,7 @@ class Sweep:
             known: Known = {}
             yield (
                 [call.number for call in group],
-                [
-                    keys.repeated(keys.identity(call.args, call.kwargs, known), call.repeat)[0]
-                    for call in group
-                ],
+                [keys.identity(call.args, call.kwargs, known, None, call.repeat)[0] for call in group],
             )
 
     def _expected(self, durations: Durations, missing: Sequence[int]) -> float | None:
@@ -312,7 +308,7 @@ class Sweep:
         return kept
 
     def _note(self, call: Call, bar: Progress, on_error: OnError) -> None:
-        error = _error_of(call)
+        error = call.error()
         for cell in self._twins(call.number):
             bar.advance(hit=call.is_hit, failed=error is not None)
             if error is None:
@@ -489,13 +485,6 @@ def _print_no_traceback() -> None:
             before(kind, error, trace)
 
     sys.excepthook = print_message
-
-
-def _error_of(call: Call) -> BaseException | None:
-    try:
-        return call.error()
-    except CancelledError as cancelled:
-        return cancelled
 
 
 def _check_on_error(on_error: str) -> None:
