@@ -17,7 +17,7 @@ from weakref import WeakSet
 
 from . import _options
 from ._context import is_inside, refuse_inside
-from ._coordinator.commits import Counts
+from ._coordinator.commits import MOST_HITS_KEPT, Counts
 from ._coordinator.coordinator import Coordinator, load, warn_unloadable
 from ._coordinator.engines import do_outside
 from ._coordinator.running import running_jobs
@@ -685,7 +685,10 @@ class FutureCache(Contents, Settles):
                 warn_unloadable(key, error)
                 return MISS
         if value is not MISS:
-            self._counts.hit(hit.seconds)
+            hits = self._counts.seconds_of_hits
+            hits.append(hit.seconds)
+            if len(hits) > MOST_HITS_KEPT:
+                self._counts.add_up()
         return value
 
     def _remembered(self, key: str, found: Hit | Miss) -> Any:

@@ -83,8 +83,7 @@ class Grid(Sequence[dict[str, Any]]):
         return {name: values[place] for (name, values), place in zip(self.axes.items(), places, strict=True)}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for values in itertools.product(*self.axes.values()):
-            yield dict(zip(self.axes, values, strict=True))
+        return _combinations([*self.axes.items()])
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {len(values)}" for name, values in self.axes.items())
@@ -118,6 +117,16 @@ class Grid(Sequence[dict[str, Any]]):
         for place, values in zip(places, self.axes.values(), strict=True):
             number = number * len(values) + place
         return number
+
+
+def _combinations(axes: Sequence[tuple[str, Sequence[Any]]]) -> Iterator[dict[str, Any]]:
+    if not axes:
+        yield {}
+        return
+    *others, (name, values) = axes
+    for point in _combinations(others):
+        for value in values:
+            yield {**point, name: value}
 
 
 def _firsts_of(values: Sequence[Any]) -> Sequence[int]:
