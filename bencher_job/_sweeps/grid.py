@@ -137,7 +137,8 @@ def _firsts_of(values: Sequence[Any]) -> Sequence[int]:
     firsts = []
     for place, value in enumerate(values):
         try:
-            firsts.append(seen.setdefault(value if type(value) in {int, str} else digest(value), place))
+            is_its_own = type(value) is int or type(value) is str
+            firsts.append(seen.setdefault(value if is_its_own else digest(value), place))
         except UnkeyableArgument:  # its job will report it
             firsts.append(place)
     return firsts
