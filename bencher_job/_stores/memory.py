@@ -15,6 +15,7 @@ of such values is copied, in a tenth of the time.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
@@ -155,8 +156,9 @@ class MemoryCache:
         self._limit = limit
         self.read: object = NEVER
         self.sure_until = 0.0
-        self.entries: dict[str, MemoryEntry] = {}
-        self._unasked: dict[str, Small] = {}
+        # The first key of a dict whose first keys were removed takes long to find.
+        self.entries = OrderedDict[str, MemoryEntry]()
+        self._unasked = OrderedDict[str, Small]()
         self._mapped: dict[str, MemoryEntry] = {}
         self._bytes = 0
         self.renew()
