@@ -332,7 +332,10 @@ def _tuple(option: str, given: Any, wanted: str = "an iterable", of: Any = objec
 def _gpus(option: str, given: Any) -> int | tuple[str, ...] | None:
     if given is None or isinstance(given, int):
         return _count(option, given, "leaves workers no GPU", "None to leave them all")
-    ids = _tuple(option, given, "an int, a sequence of ids or None", int | str)
+    wanted = "an int, a sequence of ids or None"
+    ids = _tuple(option, given, wanted, int | str)
+    if bool in map(type, ids):
+        raise TypeError(f"{option} must be {wanted}, not of bool")
     if not ids:
         raise ValueError(
             f"{option}={given!r} has no id. Give one or more, or None to leave workers all GPUs."

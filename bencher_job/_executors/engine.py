@@ -480,7 +480,7 @@ class _Shared:
 
     def renew(self) -> None:
         """Forget all executors in a forked child: the workers belong to the parent."""
-        self.lock = threading.Lock()
+        self.turn = threading.Lock()
         self.by_settings: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
         self.users: weakref.WeakKeyDictionary[Any, weakref.WeakSet[SharedExecutor]] = (
             weakref.WeakKeyDictionary()
@@ -511,7 +511,7 @@ class SharedExecutor:
         """The executor of these settings."""
         executor = self._executor
         if executor is None:
-            with _shared.lock:
+            with _shared.turn:
                 key = self._key()
                 self._executor = executor = _shared.by_settings.get(key) or self._make()
                 _shared.by_settings[key] = executor
@@ -520,7 +520,7 @@ class SharedExecutor:
 
     def release(self) -> None:
         """Release the executor, which is shut down with its last user."""
-        with _shared.lock:
+        with _shared.turn:
             executor, self._executor = self._executor, None
             if executor is None:
                 return

@@ -267,7 +267,8 @@ class PoolScheduler(Scheduler):
         overdue = [
             task
             for task in self.waiting.copy()
-            if task.timeout is not None and slot.started_at + task.timeout + LOADING_SECONDS <= now
+            if task.timeout is not None
+            and max(slot.started_at, task.packed_at) + task.timeout + LOADING_SECONDS <= now
         ]
         if overdue:
             slot.kill("it did not get ready in time")

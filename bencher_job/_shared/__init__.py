@@ -138,8 +138,12 @@ def _word(variable: str, given: str | None, default: str, other: str) -> str:
 
 def _is_own(place: str) -> bool:
     """Whether nobody else can write to a shared store: it is a folder of this user's own, or one that is not there."""
-    path = os.path.realpath(os.path.expanduser(place))
-    return is_folder(place) and (not os.path.exists(path) or is_own(path))
+    scheme, path = _scheme_of(place)
+    path = os.path.realpath(path)
+    try:
+        return not scheme and bool(os.stat(path)) and is_own(path)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
 
 
 def open_remote(

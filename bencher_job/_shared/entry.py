@@ -150,8 +150,8 @@ class SharedEntry:
             body = json.loads(str(self._head, "utf-8"))
             record, bound = record_from(_of(dict, body["record"])), bound_from(_of(str, body["bound"]))
             return record, bound, expires_from(body["expires"])
-        except (Unwhole, KeyError, TypeError, ValueError) as error:
-            raise DamagedEntry(f"its head is none: {error!r}") from None
+        except (Unwhole, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise DamagedEntry(f"its head is damaged: {error!r}") from None
 
     @property
     def address(self) -> str:

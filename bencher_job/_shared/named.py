@@ -337,8 +337,12 @@ class _Leases:
         name = max((name.address for page in self._engine.listing(f"c/{key}/") for name in page), default="")
         if not name:
             return 0, None
+        return int(key_of(name)), self._owner_of(name)
+
+    def _owner_of(self, name: str) -> str | None:
+        """Return the session that has a lease, by its name; None for a file that a crash of its machine has emptied."""
         owner = self._engine.read(name)
-        return int(key_of(name)), None if owner is None else owner.decode("ascii", "replace")
+        return owner.decode() if owner is not None and owner.isalnum() else None
 
     def _lives(self, session: str) -> bool:
         """Whether a session's heartbeat has changed lately. It is looked at once in a while."""
@@ -354,8 +358,8 @@ class _Leases:
 
     def has_living_owner(self, name: str) -> bool:
         """Whether the session that has a lease, by its name, was heard of and has not ended."""
-        owner = self._engine.read(name)
-        return owner is not None and self._engine.read(f"s/{owner.decode('ascii', 'replace')}") is not None
+        owner = self._owner_of(name)
+        return owner is not None and self._engine.read(f"s/{owner}") is not None
 
     def owner(self, key: str) -> RemoteOwner | None:
         """Return who has the lease of a key."""

@@ -292,7 +292,9 @@ class RowRemote(SessionRemote):
         statement = _FIND.replace("{schema}", self._schema)
         found = connection.pgconn.exec_params(statement.encode(), [array.encode()], result_format=1)
         if found.status != self._psycopg.pq.ExecStatus.TUPLES_OK:
-            raise self._psycopg.errors.error_from_result(found)
+            error = self._psycopg.errors.error_from_result(found)
+            is_cut = connection.pgconn.status != self._psycopg.pq.ConnStatus.OK  # which has no code
+            raise self._psycopg.OperationalError(str(error)) if is_cut else error
         return [
             (
                 found.get_value(row, 0).decode(),

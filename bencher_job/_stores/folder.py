@@ -30,7 +30,7 @@ from .changes import ChangeCounter
 from .database import DATABASE_NAME, GENERATION_NAME, Database, Execute, Locked, Replaced, fork_guard
 from .leases import Owners
 from .parts import MissignedEntry
-from .recovery import UNREADABLE, is_damage, is_damage_in_use, is_whole, recover
+from .recovery import PROBES, UNREADABLE, is_damage, is_damage_in_use, is_whole, recover
 from .schema import STORE_VERSION, TABLES
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature, personal_signature, signature_from_environment
 
@@ -456,6 +456,8 @@ class Folder:
                     if not _version(database, directory):  # else another process was first
                         is_emptied = _is_emptied(directory)
                         _make_tables(database, directory)
+            for probe in PROBES:
+                database.execute(probe)
             if self._tag_index:
                 database.execute("CREATE INDEX IF NOT EXISTS Cache_tag ON Cache (tag) WHERE tag IS NOT NULL")
         except BaseException:
@@ -654,9 +656,9 @@ def _failure(error: Exception) -> StoreFailure:
     if isinstance(error, Locked):
         return StoreBusy(f"the database can't be written, or another process keeps it locked ({error})")
     told = f"{type(error).__name__}: {error}"
+    if is_damage(error):
+        return StoreDamaged(told)
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & _PRIMARY
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} or isinstance(error, TimeoutError):
         return StoreBusy(told)
-    return (
-        StoreDamaged(told) if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} else StoreFailure(told)
-    )
+    return StoreFailure(told)

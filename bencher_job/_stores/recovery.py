@@ -28,6 +28,7 @@ from .schema import SELECT_ENTRY, SELECT_RECORD, STORE_VERSION, count, is_text
 
 __all__ = [
     "MOST_KEPT",
+    "PROBES",
     "UNREADABLE",
     "Quarantine",
     "Recovered",
@@ -67,7 +68,7 @@ _TABLES: Final = (
 _NUMBERS: Final = {"rowid", "number"}
 """Those of them that are numbers."""
 
-_PROBES: Final = (
+PROBES: Final = (
     f"{SELECT_ENTRY} IS NULL AND 0",
     f"{SELECT_RECORD} WHERE 0",
     "SELECT 1 FROM Discarded, Gone, Failure, Failed, Lease, Owner, Figures WHERE 0",
@@ -87,8 +88,8 @@ UNREADABLE: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether SQLite says so of a damaged database."""
-    return _code(error) in _DAMAGE
+    """Whether SQLite says so of a damaged database, or of one that lacks a table."""
+    return _code(error) in _DAMAGE or str(error).startswith("no such table")
 
 
 def is_damage_in_use(error: BaseException, *, surely: bool = False) -> bool:
@@ -116,7 +117,7 @@ def is_whole(directory: Path, patience: float) -> bool:
             ((version,),) = database.execute("PRAGMA user_version").fetchall()
             if version > STORE_VERSION:  # a later version of this library has brought it up to date
                 return True
-            for probe in _PROBES:
+            for probe in PROBES:
                 database.execute(probe)
             is_counted = database.execute("SELECT counted FROM Totals").fetchone() is not None
             ((found,),) = database.execute("PRAGMA integrity_check(1)").fetchall()

@@ -130,8 +130,9 @@ class Uses:
 
     def note_many(self, hits: Hits) -> None:
         """Count one use of each entry that was read from the disk."""
-        now, used, seconds = time.time(), self._used, hits.seconds()
+        now, seconds = time.time(), hits.seconds()
         with self._lock:
+            used = self._used
             for key in seconds:
                 before = used.get(key)
                 used[key] = (1 if before is None else before[0] + 1), now

@@ -6,7 +6,8 @@
                an object of a well-known class            its value, or Array
 
 Python's own unpickler, in its plain Python form, reads the stream. Its steps that import or call anything are replaced,
-so no code that the pickle names runs. This works for a cache whose code is gone, and is safe for untrusted bytes.
+so no code that the pickle names runs. This works for a cache whose code is gone, and is safe for untrusted bytes: no
+step takes more time or memory than it is counted for.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ LARGEST_STREAM: Final = 1 << 25
 
 DEEPEST_KEY: Final = 20
 """Maximum depth of nesting of a dict's key."""
+
+LONGEST_TEXT: Final = 1000
+"""Maximum length of the text of a path or an exact number; a longer one is shown by its parts."""
 
 Bytes = bytes | bytearray | memoryview
 
@@ -101,7 +105,7 @@ def read_pickle(stream: Bytes, buffers: Sequence[Bytes] = (), *, most_steps: int
     except Unreadable:
         raise
     except Exception as error:  # what damage leads to is anyone's guess
-        raise Unreadable(f"the stream is damaged: {error!r}") from error
+        raise Unreadable(f"the stream is damaged: {error!r:.200}") from error
 
 
 _KEYS: Final = {
@@ -139,22 +143,39 @@ class _Reader(pickle._Unpickler):  # noqa: SLF001 - the C form calls what it has
 
     def make(self) -> None:
         """Take an object's class or function and its arguments from the stack, and put a description there."""
-        arguments = self.stack.pop()
-        self.stack.append(_made(self.stack.pop(), tuple(arguments)))
+        arguments = self._popped(tuple)
+        self.stack.append(_made(self.stack.pop(), arguments))
 
     def make_with_keywords(self) -> None:
-        keywords, arguments = self.stack.pop(), self.stack.pop()
-        self.stack.append(Made(self.stack.pop(), tuple(arguments), dict(keywords)))
+        keywords, arguments = self._popped(dict), self._popped(tuple)
+        self.stack.append(Made(self.stack.pop(), arguments, keywords))
+
+    def give_state(self) -> None:
+        state = self.stack.pop()
+        if not isinstance(made := self.stack[-1], Made | Array):
+            raise TypeError("plain data gets a state")
+        made.__setstate__(state)
+
+    def take_bytearray(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
+        self.stack.append(bytearray(self.read(size)))  # type: ignore[attr-defined]
+
+    def _popped(self, kind: type) -> Any:
+        if type(self.stack[-1]) is not kind:  # a copy of something else would not be counted
+            raise TypeError(f"arguments are not a {kind.__name__}")
+        return self.stack.pop()
 
 
 class _Steps:
-    """What each opcode does. Counts opcodes, and checks the keys of dicts and sets."""
+    """What each opcode does. Counts opcodes, and the parts of keys of dicts and sets, which each hash visits."""
 
     _ALL: Final[Mapping[int, Callable[[Any], None]]] = {
         **{code: step for code, step in _PLAIN.items() if code not in {pickle.INST[0], pickle.OBJ[0]}},
         pickle.REDUCE[0]: _Reader.make,
         pickle.NEWOBJ[0]: _Reader.make,
         pickle.NEWOBJ_EX[0]: _Reader.make_with_keywords,
+        pickle.BUILD[0]: _Reader.give_state,
+        pickle.BYTEARRAY8[0]: _Reader.take_bytearray,
     }
 
     def __init__(self, reader: _Reader, most: int) -> None:
@@ -162,22 +183,29 @@ class _Steps:
         self._most = self._left = most
 
     def __getitem__(self, code: int) -> Callable[[Any], None]:
-        self._left -= 1
-        if self._left < 0:
-            raise Unreadable(f"it has more than {self._most} steps")
+        self._count(1)
         if (keys := _KEYS.get(code)) is not None:
             for key in self._reader.stack[keys]:
-                _check_depth(key)
+                self._count_key(key)
         return self._ALL[code]
 
+    def _count(self, steps: int) -> None:
+        self._left -= steps
+        if self._left < 0:
+            raise Unreadable(f"it has more than {self._most} steps")
 
-def _check_depth(key: object, levels: int = DEEPEST_KEY) -> None:
-    """Refuse a key that is so deep that hashing it would overflow the C stack."""
-    if isinstance(key, tuple | frozenset):
-        if not levels:
-            raise Unreadable(f"it has a key of more than {DEEPEST_KEY} levels")
-        for part in key:
-            _check_depth(part, levels - 1)
+    def _count_key(self, key: object, levels: int = DEEPEST_KEY) -> None:
+        """Count what hashing a key takes, and refuse one so deep that it would overflow the C stack."""
+        if isinstance(key, tuple | frozenset):
+            if not levels:
+                raise Unreadable(f"it has a key of more than {DEEPEST_KEY} levels")
+            self._count(len(key))
+            for part in key:
+                self._count_key(part, levels - 1)
+        elif isinstance(key, int):
+            self._count(key.bit_length() >> 10)
+        elif isinstance(key, str | bytes | memoryview):
+            self._count(len(key) >> 10)
 
 
 def _made(maker: object, arguments: tuple[Any, ...]) -> object:
@@ -193,6 +221,9 @@ def _made(maker: object, arguments: tuple[Any, ...]) -> object:
 
 MOST_NUMBERS: Final = 100
 """Maximum number of an array's numbers that are shown."""
+
+MOST_DIMENSIONS: Final = 64
+"""Maximum number of dimensions of an array, as numpy has it."""
 
 _FORMATS: Final = {
     "f2": "e", "f4": "f", "f8": "d", "b1": "?",
@@ -214,8 +245,16 @@ class Array:
 
     @classmethod
     def of(cls, raw: object, dtype: object, shape: object, *_: object) -> Array:
-        """Describe an array by its bytes."""
-        sizes = tuple(size for size in shape if isinstance(size, int)) if isinstance(shape, tuple) else ()
+        """Describe an array by its bytes.
+
+        Raises:
+            ValueError: when it has a shape that no array has.
+        """
+        sizes = shape if isinstance(shape, tuple) else ()
+        if len(sizes) > MOST_DIMENSIONS or not all(
+            isinstance(size, int) and size >> 63 == 0 for size in sizes
+        ):
+            raise ValueError("no array has this shape")
         name = _dtype_name(dtype)
         first: tuple[Cell, ...] = ()
         if isinstance(raw, bytes | bytearray | memoryview) and name in _FORMATS:
@@ -266,31 +305,52 @@ def _pairs(*given: object) -> object:
     return next((each for each in given if isinstance(each, dict)), {})
 
 
-def _text(given: object) -> str:
-    return str(given)
+def _text(*parts: object) -> str:
+    """Join the parts of a path or of an exact number."""
+    texts = [
+        str(part)
+        for part in parts[: LONGEST_TEXT + 1]
+        if isinstance(part, str) or (isinstance(part, int) and part.bit_length() < LONGEST_TEXT)
+    ]
+    if len(texts) < len(parts) or sum(map(len, texts)) + len(texts) > LONGEST_TEXT:
+        raise ValueError("it is not made in the usual way, or long")
+    return "/".join(texts)
 
 
-def _path(*parts: str) -> str:
-    return "/".join(parts).replace("//", "/", 1)
+def _located(*names: object) -> Global:
+    module, name = names
+    if not (isinstance(module, str) and isinstance(name, str)):
+        raise TypeError("a name is not a str")
+    return Global(module, name)
+
+
+def _timedelta(*parts: int) -> datetime.timedelta:
+    if not all(isinstance(part, int) and part.bit_length() < 64 for part in parts):
+        raise TypeError("it is not made in the usual way")
+    return datetime.timedelta(*parts)
 
 
 _KNOWN: Final[dict[str, Callable[..., object]]] = {
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("_core", "core")},
     **{f"numpy.{core}.numeric._frombuffer": Array.of for core in ("_core", "core")},
     **{f"numpy.{core}.multiarray._reconstruct": lambda *_: Array() for core in ("_core", "core")},
-    "bencher_job._keys.names.locate": Global,  # looks up by name what a script defines
+    "bencher_job._keys.names.locate": _located,  # looks up by name what a script defines
     "datetime.datetime": _datetime,
     "datetime.date": datetime.date,
-    "datetime.timedelta": datetime.timedelta,
+    "datetime.timedelta": _timedelta,
     "datetime.timezone": datetime.timezone,
     "decimal.Decimal": _text,
-    "fractions.Fraction": lambda *parts: "/".join(map(str, parts)),
+    "fractions.Fraction": _text,
     "builtins.complex": lambda real, imaginary: f"{real:g}{imaginary:+g}j",
     "builtins.bytearray": lambda given=b"": given,
     "collections.OrderedDict": _pairs,
     "collections.defaultdict": _pairs,
     "collections.Counter": _pairs,
-    "collections.deque": lambda items=(), *_: [*items],
-    **{f"pathlib{room}.{kind}Path": _path for room in ("", "._local") for kind in ("Posix", "PurePosix")},
+    "collections.deque": lambda *_: [],  # its items follow
+    **{
+        f"pathlib{room}.{kind}Path": lambda *parts: _text(*parts).replace("//", "/", 1)
+        for room in ("", "._local")
+        for kind in ("Posix", "PurePosix")
+    },
 }
 """What makes the values of well-known classes, by the paths of their makers."""

@@ -72,6 +72,7 @@ def test_the_variable_is_there_before_the_initializer_runs(tmp_path):
         ([], ValueError, r"gpus=\[\] has no id"),
         (True, TypeError, "gpus must be an int or None, not bool"),
         (1.5, TypeError, "gpus must be an int, a sequence of ids or None, not float"),
+        ([True], TypeError, "gpus must be an int, a sequence of ids or None, not of bool"),
         ([1.5], TypeError, "gpus must be an int, a sequence of ids or None, not of float"),
     ],
 )

@@ -511,7 +511,7 @@ def test_a_forked_child_neither_waits_for_its_parents_threads_nor_uses_its_pool(
         while not running.running(): pass
         held, go_on = threading.Event(), threading.Event()
         def hold():
-            with engines._shared.lock, pickling.by_value(json):
+            with engines._shared.turn, pickling.by_value(json):
                 held.set()
                 go_on.wait()
         threading.Thread(target=hold, daemon=True).start()

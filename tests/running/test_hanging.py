@@ -202,3 +202,22 @@ def test_the_timeout_covers_the_unpickling_of_the_function(tmp_path: Path) -> No
     )(lambda x: (x, held))
     with function.cache, pytest.raises(JobTimeout):
         function.submit(1).result(PATIENCE)
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_a_job_that_comes_late_waits_for_a_worker_that_starts_slowly(tmp_path: Path) -> None:
+    """Its time to begin counts from when it was submitted, not from when the worker was started for another job."""
+    go = tmp_path / "go"
+
+    def initialize() -> None:
+        while not go.exists():
+            time.sleep(0.01)
+
+    patient = cached_job(executor="multiprocessing", max_workers=1, initializer=initialize)(abs)
+    hurried = patient.with_options(timeout=1.0)
+    first = patient.submit(-1)
+    time.sleep(pool.LOADING_SECONDS + 2)
+    late = hurried.submit(-2)
+    time.sleep(2 * pool.CHECK_SECONDS)
+    go.touch()
+    assert (first.result(LONG), late.result(LONG)) == (1, 2)

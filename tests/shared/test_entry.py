@@ -196,3 +196,10 @@ def test_a_signed_head_that_is_none_is_refused(head: object) -> None:
     start = struct.pack("<4sBBHI", b"BJo\0", 1, OURS.kind, 0, len(text))
     with pytest.raises(REFUSED):
         opened(start + OURS.digest(start + text) + text, signature=OURS)
+
+
+@pytest.mark.parametrize("expires", [10**400, 1e400, "soon", []])
+def test_a_time_that_is_none_is_refused_before_the_entry_is_stored(expires: object) -> None:
+    entry = opened(whole(expires=expires), signature=OURS)
+    with pytest.raises(DamagedEntry, match="head is damaged"):
+        entry.details()

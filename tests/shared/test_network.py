@@ -131,3 +131,13 @@ def test_round_trips_are_few(network: Network, connected: Connected) -> None:
     else:
         remote.put_many({entry_address("g", str(number)): b"" for number in range(50)})
         assert counted(lambda: list(remote.names("e/"))) == 1
+
+
+def test_a_connection_that_was_lost_while_idle_is_made_again(network: Network, connected: Connected) -> None:
+    """By each kind of request, unnoticed by the caller."""
+    _, behind, proxy = network
+    remote, address = connected(behind), entry_address("f", "1")
+    compute(remote, address, b"value")
+    for ask in (lambda: remote.get_many([address]), lambda: remote.ask([address]).found):
+        proxy.reset()
+        assert ask() == {address: b"value"}

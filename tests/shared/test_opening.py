@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bencher_job import SharedStoreError
-from bencher_job._shared import Remote, Unreachable, entry_address, init_remote, open_remote
+from bencher_job._shared import Remote, Unreachable, entry_address, init_remote, open_remote, shared_signature
 from bencher_job._shared.rows import RowRemote, init_rows
 
 from .conftest import Opened
@@ -295,3 +295,31 @@ class TestObjects:
                 os._exit(1)
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_folder_of_others_needs_a_secret_however_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while it can't be looked at, since it may be there later."""
+    monkeypatch.delenv("BENCHER_JOB_SECRET", raising=False)
+    folder, loop = tmp_path / "open", tmp_path / "loop"
+    folder.mkdir()
+    folder.chmod(0o777)
+    loop.symlink_to(loop)
+    for place in (str(folder), f"file://{folder}", str(loop)):
+        with pytest.raises(SharedStoreError, match="open to others"):
+            shared_signature(place)
+    assert shared_signature(f"file://{tmp_path}/new").kind == shared_signature(str(tmp_path)).kind == 0
+
+
+@pytest.mark.parametrize("content", [b"", bytes(32)])
+def test_a_lease_that_a_crash_of_its_machine_has_emptied_is_free(
+    content: bytes, tmp_path: Path, opened: Opened
+) -> None:
+    """It is not synchronised with the disk."""
+    opened(tmp_path).ask([ADDRESS])
+    (lease,) = tmp_path.glob("c/*/*")
+    lease.write_bytes(content)
+    remote = opened(tmp_path)
+    assert remote.running() == {}
+    assert ADDRESS in remote.ask([ADDRESS]).leases

@@ -318,3 +318,15 @@ def test_a_new_database_is_not_taken_for_an_emptied_one(tmp_path: Path) -> None:
         (store.directory / "cache.db").unlink()
         store.put_many([entry("key-2")])
         assert store.get("key-2")
+
+
+@pytest.mark.parametrize(
+    "part", ["TABLE Cache", "TABLE Counted", "TABLE Totals", "VIEW Figures", "TABLE Failed"]
+)
+def test_a_database_that_lacks_a_table_is_mended_by_whoever_opens_it(store: DiskStore, part: str) -> None:
+    with closing(sqlite3.connect(store.folder / "cache.db")) as database:
+        database.execute(f"DROP {part}")
+    with pytest.warns(CacheWarning, match="no such table"):
+        figures = store.figures()
+    assert figures.entries == (0 if part == "TABLE Cache" else len(KEYS))
+    assert sum(function.entries for function in store.functions()) == figures.entries

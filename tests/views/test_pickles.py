@@ -6,6 +6,8 @@ import os
 import pickle
 import subprocess
 import sys
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from bencher_job._keys.names import locate
 from bencher_job._stores import dump, dump_result
 from bencher_job._views.pickles import Global, Made, Unreadable, read_pickle
+from bencher_job._views.summaries import short_text
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 hashables = st.recursive(
@@ -156,3 +159,45 @@ def test_what_is_looked_up_by_name_is_told_of_by_that_name(value: type) -> None:
 def test_a_name_that_is_gone_is_an_error() -> None:
     with pytest.raises(AttributeError):
         locate(__name__, "Own.Outer")
+
+
+_LIST = b"](" + b"N" * 1000 + b"e\x94"  # a list of a thousand items, remembered as number 0
+_TREE = b"K\x01\x85\x94" + b"".join(b"h%ch%c\x86\x94" % (n, n) for n in range(100))  # number 100 ends nowhere
+_WIDE = b"K\x01\x94" + b"".join(b"(" + b"h%c" % n * 10 + b"t\x94" for n in range(12))
+_DECIMAL, _FRACTION = b"cdecimal\nDecimal\n", b"cfractions\nFraction\n"
+_ARRAY = b"cnumpy._core.numeric\n_frombuffer\n"
+_LOCATE = b"cbencher_job._keys.names\nlocate\n"
+
+_HOSTILE = {
+    "a text of a tree": _TREE + _DECIMAL + b"hd\x85R",
+    "a text that doubles": _DECIMAL
+    + b"X\x01\x00\x00\x00a\x85R\x94"
+    + b"".join(_FRACTION + b"h%ch%c\x86R\x94" % (n, n) for n in range(28)),
+    "a name of a tree": _TREE + _LOCATE + b"hdhd\x86RK\x01\x85R",
+    "a renamed class": _TREE + b"cx\ny\nhdhd\x86bK\x01\x85R",
+    "a wide key": _WIDE + b"}h\x0cK\x01s",
+    "a key that is a name of a tree": _TREE + b"}" + _LOCATE + b"hdhd\x86RK\x01s",
+    "copies of a list": _LIST + b"(" + b"ccollections\ndeque\nh\x00\x85Rcx\ny\nh\x00R" * 200 + b"l",
+    "a bytearray of a gigabyte": b"\x96" + (1 << 30).to_bytes(8, "little"),
+    "an array of a long number": _ARRAY
+    + b"(C\x01aN\x8b"
+    + (2500).to_bytes(4, "little")
+    + b"\x7f" * 2500
+    + b"\x85tR",
+}
+
+
+@pytest.mark.parametrize("name", _HOSTILE)
+def test_a_short_stream_does_not_take_long_or_much_memory(name: str) -> None:
+    stream = b"\x80\x05" + _HOSTILE[name] + b"."
+    tracemalloc.start()
+    started = time.process_time()
+    try:
+        short_text(read_pickle(stream, most_steps=10_000))
+    except Unreadable:
+        pass
+    finally:
+        taken = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert taken < 1 << 20
+    assert time.process_time() - started < 5
