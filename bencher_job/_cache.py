@@ -532,12 +532,11 @@ class FutureCache(Contents, Settles):
             store = self.cache
             return [MISS] * len(keys), Prefetched(store)
         found = self._find(keys)
+        self._counts.hit(*found.seconds.values())
         values = []
         for key in keys:
             value = found.pop(key, MISS)
-            if value is not MISS:
-                self._counts.hit(found.seconds[key])
-            elif key in found.seconds:  # a key that is asked for twice
+            if value is MISS and key in found.seconds:  # it is asked for twice
                 value = self._remembered(key, found.store.get(key, mapped=self.mapped))
             values.append(value)
         return values, found

@@ -243,7 +243,7 @@ class JobFunctionCache(FutureCache):
             job_args,
             positional=positional,
             arguments={"repeat": repeat, **arguments} if repeat else arguments,
-            identity=identity or self.keys.repeated(self.keys.identity(args, kwargs), repeat),
+            identity=identity or self.keys.identity(args, kwargs, repeat=repeat),
         )
         job.tag, job.files, job.keys = self.tag, files, self.keys
         return job

@@ -30,7 +30,7 @@ hypothesis.settings.load_profile("without deadlines")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LAST = ["test_two_hosts.py", "test_dask.py", "test_slurm.py"]
+ORDER = {"test_browser.py": -1, "test_two_hosts.py": 1, "test_dask.py": 2, "test_slurm.py": 3}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,8 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run Dask's tests last: its threads stay in the process, and no later test can fork safely beside them."""
-    items.sort(key=lambda item: LAST.index(item.path.name) if item.path.name in LAST else -1)
+    """Run Dask's tests last: its threads stay in the process, and no later test can fork safely beside them.
+
+    The browser's run first: it gives up what it loads when a network interface comes or goes, as those of hosts do.
+    """
+    items.sort(key=lambda item: ORDER.get(item.path.name, 0))
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
 
@@ -612,6 +613,16 @@ def test_a_job_in_a_thread_that_would_wait_for_itself_is_told_so(waits: str) -> 
             future.result(60)
 
 
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """No garbage of other tests is collected, whose finalizers would find the stack full."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("executor", ["serial", "threads"])
 def test_a_call_on_a_full_stack_fails_and_nobody_waits_for_it(executor: str) -> None:
     def at_depth(depth: int) -> object:

@@ -172,14 +172,16 @@ class JobKeys:
         kwargs: Mapping[str, Any],
         known: Known | None = None,
         function_version: FunctionVersion | None = None,
+        repeat: int = 0,
     ) -> Identity:
-        """Make the key of one call, and return it with its inputs.
+        """Make the key of one call or of a repeat of it, and return it with its inputs.
 
         Args:
             args: the positional arguments.
             kwargs: the keyword arguments.
             known: shared by several calls, so that large arguments that they have in common are read once.
             function_version: the current function version, if it was just checked; the code is not checked again.
+            repeat: the number of the repeat; 0 has the key of the call itself.
 
         Raises:
             UnkeyableArgument: when an argument has no key.
@@ -198,13 +200,16 @@ class JobKeys:
         bound = encode_arguments(
             labels, values, defaults, methods=self._methods, libraries=self._libraries, known=known, seen=seen
         )
+        if repeat:
+            bound += _REPEAT.pack(b"*", repeat)
         key = keys.get(bound)
         if key is None:
             key = join_key(bound, function_version.prefix)
-            if len(keys) >= KEYS_KEPT:
-                keys.clear()
-            keys[bound] = key
-            if seen:
+            if known is None:  # a single call, which may be repeated
+                if len(keys) >= KEYS_KEPT:
+                    keys.clear()
+                keys[bound] = key
+            if seen and key not in self.attributes:
                 self._note(key, seen)
         return key, bound, function_version
 
@@ -244,17 +249,6 @@ class JobKeys:
             except FileNotFoundError:  # the current folder is gone: making the key reports it
                 pass
         return args, kwargs
-
-    def repeated(self, identity: Identity, repeat: int) -> Identity:
-        """Return the identity of one of several repeats of a call; repeat 0 has the key of the call itself."""
-        _, bound, function_version = identity
-        if repeat == 0 or function_version is None:
-            return identity
-        bound += _REPEAT.pack(b"*", repeat)
-        key = join_key(bound, function_version.prefix)
-        if seen := self.attributes.get(identity[0]):
-            self.attributes[key] = seen
-        return key, bound, function_version
 
     def _entering(self, binder: Binder) -> tuple[str, ...]:
         marks = {

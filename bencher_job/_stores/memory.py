@@ -15,6 +15,7 @@ of such values is copied, in a tenth of the time.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
@@ -155,8 +156,9 @@ class MemoryCache:
         self._limit = limit
         self.read: object = NEVER
         self.sure_until = 0.0
-        self.entries: dict[str, MemoryEntry] = {}
-        self._unasked: dict[str, Small] = {}
+        # The first key of a dict whose first keys were removed takes long to find.
+        self.entries = OrderedDict[str, MemoryEntry]()
+        self._unasked = OrderedDict[str, Small]()
         self._mapped: dict[str, MemoryEntry] = {}
         self._bytes = 0
         self.renew()
@@ -187,6 +189,9 @@ class MemoryCache:
             if self.changed_since(self.read) is not None:
                 return None
             self.sure_until = now + SURE_FOR
+        return self._held(key, mapped)
+
+    def _held(self, key: str, mapped: bool) -> MemoryEntry | None:
         kept = self.entries.get(key)
         if kept is None and key in self._unasked:
             kept = self._asked(key)
@@ -307,14 +312,9 @@ class MemoryCache:
         """Return the entries that are here, counting a use of each, and the keys of the others."""
         found = Hits()
         missing: list[str] = []
-        asked, unasked, maps = self.entries, self._unasked, self._mapped
         for key in keys:
-            if key not in asked and key not in unasked and key not in maps:
-                missing.append(key)
-                continue
-            kept = self.find(key, mapped)
-            hit = None if kept is None else kept.hit
-            if kept is None or hit is None:
+            kept = self._held(key, mapped)
+            if kept is None or (hit := kept.hit) is None:
                 missing.append(key)
             else:
                 self.use(kept)
@@ -393,10 +393,7 @@ class MemoryTier(Passing):
         if largest is not None or not counts:
             return self._store.get_many(keys, mapped, largest=largest, counts=counts)
         read = self.cache.read if monotonic() < self.cache.sure_until else self._renew()
-        if read is self.cache.read:
-            found, missing = self.cache.find_many(keys, mapped)
-        else:
-            found, missing = Hits(), list(keys)
+        found, missing = self.cache.find_many(keys, mapped)
         if missing:
             behind = self._store.get_many(missing, mapped)
             self.cache.keep_many(behind, read)
@@ -407,9 +404,9 @@ class MemoryTier(Passing):
 
     def _renew(self) -> object:
         """Drop entries that are out of date, and return the mark of those that are read now."""
-        self.cache.count_uses()
         mark = self._store.changed_since(self.cache.read)
         if mark is not None:
+            self.cache.count_uses()
             self.cache.begin(mark)
         return self.cache.read
 

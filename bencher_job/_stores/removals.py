@@ -76,8 +76,8 @@ WHEN_ASKED: Final = 0.05
 """Seconds between two times that uses are written because the store has changed."""
 
 USED: Final = (
-    "UPDATE Cache SET access_time = iif(?1 > 0, ?1, access_time), access_count = access_count + ?2"
-    " WHERE raw = 1 AND key = ?3"
+    "UPDATE Cache SET access_time = coalesce(nullif(?, 0), access_time), access_count = access_count + ?"
+    " WHERE raw = 1 AND key = ?"
 )
 COUNTED: Final = "UPDATE Totals SET hits = hits + ?, misses = misses + ?, seconds = seconds + ?"
 

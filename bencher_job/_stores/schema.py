@@ -310,8 +310,8 @@ TRUE_FIGURES: Final = "SELECT count(*), CAST(total(size) AS INTEGER) FROM Cache"
 PUT_VERSION: Final = "INSERT OR REPLACE INTO Edition VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 PUT_FAILURE: Final = "INSERT OR REPLACE INTO Failure VALUES (?, ?, ?, ?)"
 PUT_FAILED: Final = (
-    "INSERT OR REPLACE INTO Failed SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11"
-    " WHERE NOT EXISTS (SELECT 1 FROM Cache WHERE key = ?1 AND raw = 1)"
+    "INSERT OR REPLACE INTO Failed SELECT * FROM (SELECT ? AS job, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " WHERE NOT EXISTS (SELECT 1 FROM Cache WHERE key = job AND raw = 1)"
 )
 TRIM_FAILED: Final = (
     "DELETE FROM Failed WHERE created < (SELECT created FROM Failed ORDER BY created DESC LIMIT 1 OFFSET 999)"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import queue
-import time
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
@@ -23,9 +22,11 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
+from concurrent.futures import CancelledError
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
 
 from .._cache import Prefetched
 from .._errors import BencherJobError
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 __all__ = [
-    "Answer",
     "AsynchronousCalls",
     "Bulk",
     "Call",
@@ -60,37 +60,83 @@ READ_AHEAD: Final = 256
 """Maximum number of calls of an asynchronous iterator that are read but not looked up."""
 
 
-class Call(NamedTuple):
-    """One call of the function: its arguments and the number of its repeat, from 0."""
+@dataclass(slots=True)
+class Call:
+    """One call of the function, and its outcome: a stored value, the future of a job, or an error that prevented it.
 
+    Attributes:
+        number: its place among the calls, from 0.
+        repeat: the number of its repeat, from 0.
+        identity: its key with its inputs; None if no key could be made.
+        future: the future of the job; None if no job was needed.
+        asked: the lookup that missed, if the job runs in line when the answer is taken.
+    """
+
+    number: int
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     repeat: int = 0
+    identity: Identity | None = None
+    future: JobFuture[Any] | None = None
+    asked: Prefetched | None = None
+    _value: Any = None
+    _error: BaseException | None = None
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether the value was stored when the call was looked up, or stored by another process since."""
+        return self.future.cached if self.future is not None else self._error is None
+
+    def value(self) -> Any:
+        """Wait for the value and return it.
+
+        Raises:
+            BaseException: what the function raised, or the error that kept the call from becoming a job.
+        """
+        if self.future is not None:
+            return self.future.result()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def error(self) -> BaseException | None:
+        """Return what the function raised, or the error that kept the call from becoming a job, or None."""
+        if self.future is None:
+            return self._error
+        try:
+            return self.future.exception()
+        except CancelledError as cancelled:
+            return cancelled
+
+    def fail(self, error: BaseException) -> None:
+        """Settle the call by an error."""
+        self.identity, self._error = None, error
 
 
 class PlainCalls:
     """Calls of a plain iterator. If it blocks, so does the reader."""
 
-    def __init__(self, calls: Iterator[tuple[int, Call]]) -> None:
+    def __init__(self, calls: Iterator[Call]) -> None:
         self._calls = calls
         self.is_ended = False
         self.problem: Exception | None = None
 
-    def each(self, wanted: int) -> Iterator[tuple[int, Call]]:
+    def each(self, wanted: int) -> Iterator[Call]:
         """Yield up to `wanted` calls, fewer if reading takes long."""
-        if self.is_ended or not wanted:
+        if self.is_ended:
             return
-        until = time.monotonic() + LONGEST_READING
+        until = monotonic() + LONGEST_READING
         try:
-            for number, call in enumerate(itertools.islice(self._calls, wanted), 1):
+            for call in itertools.islice(self._calls, wanted):
                 yield call
-                if number == wanted or time.monotonic() > until:
+                wanted -= 1
+                if monotonic() > until:
                     return
         except Exception as problem:  # noqa: BLE001 - raised after the answers to the calls before it
             self.problem = problem
-        self.is_ended = True
+        self.is_ended = wanted > 0
 
-    def some(self, wanted: int) -> list[tuple[int, Call]]:
+    def some(self, wanted: int) -> list[Call]:
         """Return up to `wanted` calls, fewer if reading takes long."""
         return list(self.each(wanted))
 
@@ -98,18 +144,18 @@ class PlainCalls:
 class AsynchronousCalls:
     """Calls of an asynchronous iterator, read by a task of the event loop, which calls `notify` on changes."""
 
-    def __init__(self, calls: AsyncGenerator[tuple[int, Call], None], notify: Callable[[], object]) -> None:
+    def __init__(self, calls: AsyncGenerator[Call, None], notify: Callable[[], object]) -> None:
         import asyncio  # slow to import, and already imported where a loop runs
 
         self.is_ended = False
         self.problem: Exception | None = None
-        self._read: deque[tuple[int, Call]] = deque()
+        self._read: deque[Call] = deque()
         self._is_read = False
         self._has_room = asyncio.Event()
         self._notify = notify
         self._task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._read_all(calls))
 
-    async def _read_all(self, calls: AsyncGenerator[tuple[int, Call], None]) -> None:
+    async def _read_all(self, calls: AsyncGenerator[Call, None]) -> None:
         try:
             async for call in calls:
                 self._read.append(call)
@@ -124,7 +170,7 @@ class AsynchronousCalls:
             self._is_read = True
             self._notify()
 
-    def some(self, wanted: int) -> list[tuple[int, Call]]:
+    def some(self, wanted: int) -> list[Call]:
         """Return up to `wanted` of the calls that have been read."""
         some = [self._read.popleft() for _ in range(min(wanted, len(self._read)))]
         self._has_room.set()
@@ -153,53 +199,6 @@ ROOM_IN_LOOP: Final = 100
 
 
 @dataclass(slots=True)
-class Answer:
-    """A call and its outcome: a stored value, the future of a job, or an error that kept it from becoming a job.
-
-    Attributes:
-        number: the number of the call.
-        identity: the key of the call with its inputs; None if no key could be made.
-        future: the future of the job; None if no job was needed.
-        asked: the lookup that missed, if the job runs in line when the answer is taken.
-    """
-
-    number: int
-    call: Call
-    identity: Identity | None
-    future: JobFuture[Any] | None = None
-    asked: Prefetched | None = None
-    _value: Any = None
-    _error: BaseException | None = None
-
-    @property
-    def is_hit(self) -> bool:
-        """Whether the value was stored when the call was looked up, or stored by another process since."""
-        return self.future.cached if self.future is not None else self._error is None
-
-    def value(self) -> Any:
-        """Wait for the value and return it.
-
-        Raises:
-            BaseException: what the function raised, or the error that kept the call from becoming a job.
-        """
-        if self.future is not None:
-            return self.future.result()
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-    def error(self) -> BaseException | None:
-        """Return what the function raised, or the error that kept the call from becoming a job, or None."""
-        if self.future is not None:
-            return self.future.exception()
-        return self._error
-
-    def fail(self, error: BaseException) -> None:
-        """Settle the call by an error."""
-        self.identity, self._error = None, error
-
-
-@dataclass(slots=True)
 class Bulk:
     """Numbered calls of one function that are looked up and run. Used by one thread at a time.
 
@@ -213,11 +212,10 @@ class Bulk:
     room: int = 0
     asker: Caller | None = None
     notify: Callable[[], object] | None = None
-    _line: deque[Answer] = field(default_factory=deque)
+    _line: deque[Call] = field(default_factory=deque)
     """The answers to take next: in the order of the calls, or as they completed."""
-    _running: dict[int, Answer] = field(default_factory=dict)
+    _running: dict[int, Call] = field(default_factory=dict)
     _done: queue.SimpleQueue[int] = field(default_factory=queue.SimpleQueue)
-    _read: list[Answer] = field(default_factory=list)
     _known: Known = field(default_factory=dict)
     """The encodings of arguments shared by the calls that were read, valid until a job runs."""
     _size: int = 1
@@ -242,89 +240,83 @@ class Bulk:
         """Return how many calls to read next: few at first, so that the first answer comes soon."""
         return max(0, min(self._size, self.room - len(self._line) - len(self._running)))
 
-    def read(self, number: int, call: Call) -> None:
-        """Add a call and make its key now, because its arguments may change later."""
-        keys = self.cache.keys
-        answer = Answer(number, call, None)
-        try:
-            if keys.reads_files:
-                answer.call = call = Call(*keys.anchored(call.args, call.kwargs), call.repeat)
-            identity = keys.identity(call.args, call.kwargs, self._known)
-            answer.identity = keys.repeated(identity, call.repeat) if call.repeat else identity
-        except Exception as error:  # noqa: BLE001 - a class's own __job_key__ can raise anything
-            answer.fail(error)
-        self._read.append(answer)
+    def take(self, calls: Iterable[Call]) -> bool:
+        """Add calls, look them up together, and start the jobs of the missing ones. Return whether there were any.
 
-    def take(self, calls: Iterable[tuple[int, Call]]) -> None:
-        """Add calls and look them up together."""
-        for number, call in calls:
-            self.read(number, call)
-        self.look_up()
-
-    def look_up(self) -> bool:
-        """Look up the calls that were read and start the jobs of the missing ones. Return whether there were any.
+        Each key is made as its call is read, because the arguments may change later.
 
         Raises:
             BencherJobError: when the executor can't take jobs, or a job waits for itself.
         """
-        group, self._read = self._read, []
+        keys, group, keyed, wanted = self.cache.keys, [], [], []
+        for call in calls:
+            group.append(call)
+            try:
+                if keys.reads_files:
+                    call.args, call.kwargs = keys.anchored(call.args, call.kwargs)
+                identity = keys.identity(call.args, call.kwargs, self._known, None, call.repeat)
+                call.identity = identity
+            except Exception as error:  # noqa: BLE001 - a class's own __job_key__ can raise anything
+                call.fail(error)
+            else:
+                keyed.append(call)
+                wanted.append(identity[0])
         if not group:
             return False
-        keyed = [answer for answer in group if answer.identity is not None]
-        values, asked = self.cache.look_up([answer.identity[0] for answer in keyed])  # type: ignore[index]
+        values, asked = self.cache.look_up(wanted)
         self._size = min(2 * self._size, LARGEST_FETCH if asked.fetched else LARGEST_LOOKUP)
         missing = []
-        for answer, value in zip(keyed, values, strict=True):
+        for call, value in zip(keyed, values, strict=True):
             if value is MISS:
-                answer.asked = asked
-                missing.append(answer)
+                call.asked = asked
+                missing.append(call)
             else:
-                answer._value = value  # noqa: SLF001 - its own module
+                call._value = value  # noqa: SLF001 - its own module
         if not self._in_line:
             self._start(missing, asked)
-        for answer in group:
-            self._take_in(answer)
+            for call in missing:
+                if call.future is not None:
+                    self._watch(call, call.future)
+        self._line.extend(group if self.ordered else [call for call in group if call.future is None])
         self._known.clear()
         return True
 
-    def _take_in(self, answer: Answer) -> None:
-        if self.ordered or answer.future is None:
-            self._line.append(answer)
-        else:
-            self._running[answer.number] = answer
-            answer.future.add_done_callback(lambda _: self._done.put(answer.number))
-        if self.notify is not None and answer.future is not None:
+    def _watch(self, call: Call, future: JobFuture[Any]) -> None:
+        if not self.ordered:
+            self._running[call.number] = call
+            future.add_done_callback(lambda _: self._done.put(call.number))
+        if self.notify is not None:
             notify = self.notify
-            answer.future.add_done_callback(lambda _: notify())
+            future.add_done_callback(lambda _: notify())
 
-    def _start(self, missing: Sequence[Answer], asked: Prefetched) -> None:
+    def _start(self, missing: Sequence[Call], asked: Prefetched) -> None:
         """Start the jobs of calls with their present arguments, together unless they run in this thread."""
         keys = self.cache.keys
         # No user code runs before all jobs are prepared.
         function_version = keys.function_version if missing else None
         lasts = keys.check_of(function_version) is not None
         jobs = [(each, self._job(each, function_version, lasts=lasts)) for each in missing]
-        together: list[tuple[Answer, Job]] = []
-        for answer, job in jobs:
-            lookup, answer.asked = answer.asked, None
+        together: list[tuple[Call, Job]] = []
+        for call, job in jobs:
+            lookup, call.asked = call.asked, None
             if job is None or lookup is None:
                 continue
             if self._in_line or self.asker is not None or lookup is not asked:
-                answer.future = self.cache.start(job, lookup, self.asker)
+                call.future = self.cache.start(job, lookup, self.asker)
             else:
-                together.append((answer, job))
+                together.append((call, job))
         futures = self.cache.start_many([job for _, job in together], asked)
-        for (answer, _), future in zip(together, futures, strict=True):
-            answer.future = future
+        for (call, _), future in zip(together, futures, strict=True):
+            call.future = future
 
     def _job(
-        self, answer: Answer, function_version: FunctionVersion | None, *, lasts: bool = False
+        self, call: Call, function_version: FunctionVersion | None, *, lasts: bool = False
     ) -> Job | None:
         """Make the job of a call with its present arguments, or return None if it is settled without.
 
         With `lasts` the earlier key is still valid if the function version is the same and the arguments can't change.
         """
-        call, before, keys = answer.call, answer.identity, self.cache.keys
+        before, keys = call.identity, self.cache.keys
         if before is None:
             return None
         identity = before
@@ -332,11 +324,10 @@ class Bulk:
             lasts and before[2] is function_version and can_not_change((*call.args, *call.kwargs.values()))
         ):
             known = None if self._in_line else self._known  # a job that ran in line may have changed them
-            identity = keys.identity(call.args, call.kwargs, known, function_version)
-            identity = keys.repeated(identity, call.repeat)
+            identity = keys.identity(call.args, call.kwargs, known, function_version, call.repeat)
         job = self.cache.job(call.args, call.kwargs, identity, call.repeat)
         if job.bound != before[1] and not job.files:
-            answer.fail(
+            call.fail(
                 BencherJobError(
                     f"An argument of {job!r} has changed since the call was read, and calls are read ahead. Give each "
                     f"call objects of its own, and let no job change them."
@@ -344,13 +335,13 @@ class Bulk:
             )
             return None
         if job.job_key != before[0]:  # the code has changed, or a file that counts by content
-            (value,), answer.asked = self.cache.look_up([job.job_key])
+            (value,), call.asked = self.cache.look_up([job.job_key])
             if value is not MISS:
-                answer._value = value  # noqa: SLF001 - its own module
+                call._value = value  # noqa: SLF001 - its own module
                 return None
         return job
 
-    def ready(self) -> Iterator[Answer]:
+    def ready(self) -> Iterator[Call]:
         """Yield the answers that are available without waiting for another process or thread."""
         line = self._line
         while True:
@@ -385,7 +376,7 @@ class Bulk:
         return [each.future for each in untaken if each.future is not None]
 
 
-def answers(bulk: Bulk, calls: Iterator[tuple[int, Call]]) -> Generator[Answer, None, None]:
+def answers(bulk: Bulk, calls: Iterator[Call]) -> Generator[Call, None, None]:
     """Yield the answers to calls, which are read as there is room. Closing it cancels jobs that have not started.
 
     An exception of the iterator of calls is raised after the answers to the calls before it.
@@ -394,9 +385,7 @@ def answers(bulk: Bulk, calls: Iterator[tuple[int, Call]]) -> Generator[Answer, 
     try:
         while True:
             yield from bulk.ready()
-            for number, call in source.each(bulk.wanted()):
-                bulk.read(number, call)
-            if bulk.look_up():
+            if bulk.take(source.each(bulk.wanted())):
                 continue
             if not bulk.is_empty:
                 bulk.wait()
@@ -410,8 +399,8 @@ def answers(bulk: Bulk, calls: Iterator[tuple[int, Call]]) -> Generator[Answer, 
 
 
 async def answers_in_loop(
-    bulk: Bulk, calls: Iterator[tuple[int, Call]] | AsyncGenerator[tuple[int, Call], None]
-) -> AsyncGenerator[Answer, None]:
+    bulk: Bulk, calls: Iterator[Call] | AsyncGenerator[Call, None]
+) -> AsyncGenerator[Call, None]:
     """Yield the answers to calls without blocking the event loop. Closing it cancels running jobs."""
     import asyncio  # slow to import, and already imported where a loop runs
 
@@ -420,8 +409,8 @@ async def answers_in_loop(
     source = PlainCalls(calls) if isinstance(calls, Iterator) else AsynchronousCalls(calls, changed.set)
     try:
         while True:
-            for answer in bulk.ready():
-                yield answer
+            for call in bulk.ready():
+                yield call
             group = source.some(bulk.wanted())
             if group:
                 await await_in_thread(bulk.take, group)
@@ -462,10 +451,10 @@ def stream(
 def _values(
     cache: JobFunctionCache, calls: Iterable[tuple[Any, ...]], ordered: bool, room: int
 ) -> Iterator[Any]:
-    numbered = enumerate(Call(args, {}) for args in calls)
+    numbered = (Call(number, args, {}) for number, args in enumerate(calls))
     with closing(answers(Bulk(cache, ordered=ordered, room=room), numbered)) as given:
-        for answer in given:
-            yield answer.value()
+        for call in given:
+            yield call.value()
 
 
 def stream_in_loop(
@@ -504,15 +493,16 @@ async def _values_in_loop(
     if any(isinstance(iterator, AsyncIterator) for iterator in iterators):
         calls = _zipped(iterators, completed)
     else:
-        calls = enumerate(Call(completed(args), {}) for args in zip(*iterators, strict=False))
+        every = enumerate(zip(*iterators, strict=False))
+        calls = (Call(number, completed(args), {}) for number, args in every)
     async with aclosing(answers_in_loop(bulk, calls)) as given:
-        async for answer in given:
-            yield answer.value()
+        async for call in given:
+            yield call.value()
 
 
 async def _zipped(
     iterators: Sequence[Any], completed: Callable[[tuple[Any, ...]], tuple[Any, ...]]
-) -> AsyncGenerator[tuple[int, Call], None]:
+) -> AsyncGenerator[Call, None]:
     """Yield calls with one value of each iterator, until the shortest is exhausted."""
     for number in itertools.count():
         values = []
@@ -523,7 +513,7 @@ async def _zipped(
                 )
             except (StopIteration, StopAsyncIteration):
                 return
-        yield number, Call(completed(tuple(values)), {})
+        yield Call(number, completed(tuple(values)), {})
 
 
 def _checked(buffersize: int | None) -> int:

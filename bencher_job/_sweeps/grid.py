@@ -83,8 +83,7 @@ class Grid(Sequence[dict[str, Any]]):
         return {name: values[place] for (name, values), place in zip(self.axes.items(), places, strict=True)}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for values in itertools.product(*self.axes.values()):
-            yield dict(zip(self.axes, values, strict=True))
+        return _combinations([*self.axes.items()])
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {len(values)}" for name, values in self.axes.items())
@@ -120,6 +119,16 @@ class Grid(Sequence[dict[str, Any]]):
         return number
 
 
+def _combinations(axes: Sequence[tuple[str, Sequence[Any]]]) -> Iterator[dict[str, Any]]:
+    if not axes:
+        yield {}
+        return
+    *others, (name, values) = axes
+    for point in _combinations(others):
+        for value in values:
+            yield {**point, name: value}
+
+
 def _firsts_of(values: Sequence[Any]) -> Sequence[int]:
     """Return for each value the index of the first value with the same key."""
     if isinstance(values, range):
@@ -128,7 +137,8 @@ def _firsts_of(values: Sequence[Any]) -> Sequence[int]:
     firsts = []
     for place, value in enumerate(values):
         try:
-            firsts.append(seen.setdefault(value if type(value) in {int, str} else digest(value), place))
+            is_its_own = type(value) is int or type(value) is str
+            firsts.append(seen.setdefault(value if is_its_own else digest(value), place))
         except UnkeyableArgument:  # its job will report it
             firsts.append(place)
     return firsts

@@ -15,7 +15,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from concurrent.futures import CancelledError
 from contextlib import aclosing, closing
 from inspect import Parameter
 from types import TracebackType
@@ -31,8 +30,8 @@ from .._keys.arguments import signature_of
 from .._loops import await_in_thread, caller, is_coroutine_function, run_to_end, running_loop
 from .._record import Plan, short_form
 from .._text import counted
-from .._views.progress import Progress, Silent, is_shown, progress_bar
-from .bulk import Answer, Bulk, Call, answers, answers_in_loop
+from .._views.progress import Progress, is_shown, progress_bar
+from .bulk import Bulk, Call, answers, answers_in_loop
 from .grid import ABSENT, Durations, Failures, Grid, Rows, SweepFailure
 
 if TYPE_CHECKING:
@@ -102,8 +101,8 @@ class Sweep:
         self._values: list[Any] | None = None
         self._errors: dict[int, BaseException] = {}
         self._check_fields()
-        args, kwargs = self._call(0)[:2]
-        cache.keys.binder.spell(*args, **kwargs)  # raise a TypeError now, not in run()
+        first = self._call(0)
+        cache.keys.binder.spell(*first.args, **first.kwargs)  # raise a TypeError now, not in run()
 
     def __len__(self) -> int:
         return len(self.points) * self.repeats
@@ -113,7 +112,7 @@ class Sweep:
 
     def _call(self, cell: int) -> Call:
         number, repeat = divmod(cell, self.repeats)
-        return Call(self._bound, self._arguments(self.points[number]), repeat)
+        return Call(cell, self._bound, self._arguments(self.points[number]), repeat)
 
     def _check_fields(self) -> None:
         """Find the config of each swept field, the default of a parameter if it is not given, and try all values.
@@ -143,22 +142,24 @@ class Sweep:
             arguments[root] = replaced(arguments[root], path, arguments.pop(name), root)
         return arguments
 
-    def _calls(self) -> Iterator[tuple[int, Call]]:
+    def _calls(self) -> Iterator[Call]:
         """Yield each repeat of each combination with its number, except duplicates of an earlier job."""
-        points, repeats = self.points, self.repeats
+        points, repeats, has_twins = self.points, self.repeats, self.points.has_twins
         rounds = (
             [range(each, each + 1) for each in range(repeats)] if self._repeats_last else [range(repeats)]
         )
         for some in rounds:
             for number, point in enumerate(points):
-                if points.has_twins and points.original(number) != number:
+                if has_twins and points.original(number) != number:
                     continue
                 for repeat in some:
-                    yield number * repeats + repeat, Call(self._bound, self._arguments(point), repeat)
+                    yield Call(number * repeats + repeat, self._bound, self._arguments(point), repeat)
 
-    def _twins(self, cell: int) -> Iterator[int]:
+    def _twins(self, cell: int) -> Iterable[int]:
+        if not self.points.has_twins:
+            return (cell,)
         number, repeat = divmod(cell, self.repeats)
-        return (twin * self.repeats + repeat for twin in self.points.twins(number))
+        return [twin * self.repeats + repeat for twin in self.points.twins(number)]
 
     @property
     def results(self) -> Rows:
@@ -225,8 +226,8 @@ class Sweep:
         while group := list(itertools.islice(calls, KEYS_AT_ONCE)):
             known: Known = {}
             yield (
-                [cell for cell, _ in group],
-                [keys.repeated(keys.identity(args, kwargs, known), of)[0] for _, (args, kwargs, of) in group],
+                [call.number for call in group],
+                [keys.identity(call.args, call.kwargs, known, None, call.repeat)[0] for call in group],
             )
 
     def _expected(self, durations: Durations, missing: Sequence[int]) -> float | None:
@@ -269,11 +270,11 @@ class Sweep:
             return run_to_end(self.run_async(progress=progress, on_error=on_error))
         with (
             progress_bar(self._cache.name, len(self), show=progress, plan=self.plan) as bar,
-            closing(self._answers(bar)) as given,
+            closing(self._answers()) as given,
         ):
             self._forget()
-            for cell, answer in given:
-                self._note(cell, answer, on_error)
+            for call in given:
+                self._note(call, bar, on_error)
         return self
 
     async def run_async(self, *, progress: bool | None = None, on_error: OnError = "keep") -> Sweep:
@@ -284,10 +285,10 @@ class Sweep:
         _check_on_error(on_error)
         plan = await await_in_thread(self.plan) if is_shown(progress) else None
         with progress_bar(self._cache.name, len(self), show=progress, plan=lambda: plan) as bar:
-            async with aclosing(self._answers_in_loop(bar)) as given:
+            async with aclosing(self._answers_in_loop()) as given:
                 self._forget()
-                async for cell, answer in given:
-                    self._note(cell, answer, on_error)
+                async for call in given:
+                    self._note(call, bar, on_error)
         return self
 
     def __await__(self) -> Generator[Any, None, Sweep]:
@@ -302,18 +303,20 @@ class Sweep:
         for cells, keys in self._keys():
             found = self._cache.durations(keys)
             kept += sum(
-                len(list(self._twins(cell))) for cell, key in zip(cells, keys, strict=True) if key in found
+                len([*self._twins(cell)]) for cell, key in zip(cells, keys, strict=True) if key in found
             )
         return kept
 
-    def _note(self, cell: int, answer: Answer, on_error: OnError) -> None:
-        error = _error_of(answer)
-        if error is None:
-            self._values[cell] = answer.value()  # type: ignore[index]  # it runs
-            return
-        self._errors[cell] = error
-        if on_error == "raise":
-            raise error
+    def _note(self, call: Call, bar: Progress, on_error: OnError) -> None:
+        error = call.error()
+        for cell in self._twins(call.number):
+            bar.advance(hit=call.is_hit, failed=error is not None)
+            if error is None:
+                self._values[cell] = call.value()  # type: ignore[index]  # it runs
+                continue
+            self._errors[cell] = error
+            if on_error == "raise":
+                raise error
 
     def __iter__(self) -> Iterator[JobFuture[Any]]:
         """Yield the future of each job as it completes. `results` and `failures` stay as they are.
@@ -326,9 +329,10 @@ class Sweep:
         return self._futures()
 
     def _futures(self) -> Iterator[JobFuture[Any]]:
-        with closing(self._answers(Silent())) as given:
-            for cell, answer in given:
-                yield self._future(cell, answer)
+        with closing(self._answers()) as given:
+            for call in given:
+                for cell in self._twins(call.number):
+                    yield self._future(cell, call)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return a table of the results: the swept arguments, `repeat`, and the fields of each result (or `result`).
@@ -433,9 +437,10 @@ class Sweep:
 
     async def __aiter__(self) -> AsyncIterator[JobFuture[Any]]:
         """Yield the future of each job as it completes, without blocking the event loop."""
-        async with aclosing(self._answers_in_loop(Silent())) as given:
-            async for cell, answer in given:
-                yield self._future(cell, answer)
+        async with aclosing(self._answers_in_loop()) as given:
+            async for call in given:
+                for cell in self._twins(call.number):
+                    yield self._future(cell, call)
 
     @property
     def _runs_in_loop(self) -> bool:
@@ -449,32 +454,18 @@ class Sweep:
                 f"`await sweep`, `await sweep.run_async(...)` or `async for future in sweep`."
             )
 
-    def _future(self, cell: int, answer: Answer) -> JobFuture[Any]:
-        if answer.future is not None:
-            return answer.future
-        if answer.identity is None:
-            answer.value()
-        args, kwargs, repeat = self._call(cell)
-        return JobFuture(self._cache.job(args, kwargs, answer.identity, repeat), answer.value())
+    def _future(self, cell: int, call: Call) -> JobFuture[Any]:
+        if call.future is not None:
+            return call.future
+        value = call.value()
+        own = self._call(cell)
+        return JobFuture(self._cache.job(own.args, own.kwargs, call.identity, own.repeat), value)
 
-    def _answers(self, bar: Progress) -> Generator[tuple[int, Answer], None, None]:
-        """Yield the answer of each cell as it completes."""
-        with closing(answers(Bulk(self._cache, ordered=False), self._calls())) as given:
-            for answer in given:
-                yield from self._for_twins(answer, bar)
+    def _answers(self) -> Generator[Call, None, None]:
+        return answers(Bulk(self._cache, ordered=False), self._calls())
 
-    async def _answers_in_loop(self, bar: Progress) -> AsyncGenerator[tuple[int, Answer], None]:
-        bulk = Bulk(self._cache, ordered=False, asker=caller())
-        async with aclosing(answers_in_loop(bulk, self._calls())) as given:
-            async for answer in given:
-                for each in self._for_twins(answer, bar):
-                    yield each
-
-    def _for_twins(self, answer: Answer, bar: Progress) -> Iterator[tuple[int, Answer]]:
-        has_failed = _error_of(answer) is not None
-        for cell in self._twins(answer.number):
-            bar.advance(hit=answer.is_hit, failed=has_failed)
-            yield cell, answer
+    def _answers_in_loop(self) -> AsyncGenerator[Call, None]:
+        return answers_in_loop(Bulk(self._cache, ordered=False, asker=caller()), self._calls())
 
 
 class _Kept(str):
@@ -494,13 +485,6 @@ def _print_no_traceback() -> None:
             before(kind, error, trace)
 
     sys.excepthook = print_message
-
-
-def _error_of(answer: Answer) -> BaseException | None:
-    try:
-        return answer.error()
-    except CancelledError as cancelled:
-        return cancelled
 
 
 def _check_on_error(on_error: str) -> None:

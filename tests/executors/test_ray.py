@@ -243,4 +243,4 @@ def test_the_study_of_the_documentation_runs(cluster, tmp_path):
     environment = {**os.environ, "RAY_ADDRESS": cluster.address}
     command = [sys.executable, str(study)]
     out = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True, timeout=100)
-    assert out == "6 4\n12 6\n360 24\n"
+    assert out.endswith("6 4\n12 6\n360 24\n"), out  # Ray may say before that a node was slow

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +78,19 @@ def test_a_small_entry_that_is_hit_in_memory_counts_as_used(store: MemoryTier) -
         store.put_many([entry(f"key-{number}", bytes(100_000))])
     assert store.tally.evicted > 0
     assert store.get("small").load() == 1
+
+
+def test_hits_in_memory_write_nothing_until_the_store_is_asked(
+    store: MemoryTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removals, "WHEN_ASKED", 0)
+    store.put_many([entry("small", 1)])
+    with closing(sqlite3.connect(store.directory / "cache.db")) as other:
+        before = other.execute("PRAGMA data_version").fetchone()
+        for _ in range(100):
+            assert store.get_many(["small"])
+        assert other.execute("PRAGMA data_version").fetchone() == before
+    assert store.figures().total.hits == 100
 
 
 def test_a_hit_of_another_process_counts_as_used(store: MemoryTier) -> None:
