@@ -66,8 +66,6 @@ if TYPE_CHECKING:
     from ._stores.memory import MemoryTier
     from ._stores.verification import Audit
 
-__all__ = ["Contents", "FutureCache", "Prefetched"]
-
 
 FIRST_PAUSE: Final = 0.1
 """Seconds after which a store that can't be opened is tried again; each failure doubles the pause."""

@@ -30,9 +30,6 @@ from ._options import (
     shows_options,
 )
 
-__all__ = ["CachedCoroutineFunction", "CachedFunction"]
-
-
 if TYPE_CHECKING:
     from ._explain import Explanation
     from ._function_cache import JobFunctionCache

@@ -28,18 +28,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from ._errors import BencherJobError
 
-__all__ = [
-    "CURRENT",
-    "LOCKS",
-    "Context",
-    "Surroundings",
-    "call_in",
-    "critical",
-    "is_inside",
-    "refuse_inside",
-    "runs_jobs",
-]
-
 
 class Context(NamedTuple):
     """The state of the code that runs here.

@@ -22,15 +22,6 @@ from typing import Any, Final, NamedTuple
 from ._errors import BencherJobError
 from ._processes import renew_after_fork
 
-__all__ = [
-    "LIBRARIES",
-    "InnerThreads",
-    "check_threads_can_be_limited",
-    "cores",
-    "quota_in",
-    "threads_limited",
-]
-
 _FOLLOWERS: Final = {
     "OPENBLAS_NUM_THREADS": "openblas",
     "MKL_NUM_THREADS": "mkl",

@@ -11,9 +11,6 @@ from ._cached_function import CachedCoroutineFunction, CachedFunction
 from ._loops import is_coroutine_function
 from ._options import DecoratorArguments, accept, checked, shows_options
 
-__all__ = ["cached_job"]
-
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -20,18 +20,6 @@ from __future__ import annotations
 import sys
 import warnings
 
-__all__ = [
-    "BencherJobError",
-    "CacheWarning",
-    "CodeMismatch",
-    "JobTimeout",
-    "SharedStoreError",
-    "UnkeyableArgument",
-    "UntrustedCache",
-    "WorkerLost",
-    "warn_caller",
-]
-
 
 class BencherJobError(Exception):
     """Base of all errors that this library raises.

@@ -25,17 +25,6 @@ from ._text import arguments_text, counted
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = [
-    "Cause",
-    "Differences",
-    "EarlierVersions",
-    "Explanation",
-    "adopt",
-    "differences",
-    "distributions_of",
-    "explain",
-]
-
 
 NOT_IN_KEY: Final = "not in the key"
 """Replaces the version of a distribution that is not part of the key."""

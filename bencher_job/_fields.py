@@ -14,9 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
-__all__ = ["IS_PATH", "fields_of", "flat", "of_configs", "replaced"]
-
-
 MOST_FIELDS: Final = 100
 """Maximum number of fields of one argument that are shown."""
 

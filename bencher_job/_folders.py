@@ -15,17 +15,6 @@ from typing import Final
 
 from ._processes import PROCESS_NAME
 
-__all__ = [
-    "DAMAGED_FOLDER",
-    "MEDIA_FOLDER",
-    "ForeignName",
-    "NameOf",
-    "checked",
-    "make_private",
-    "owner_only",
-    "path_of",
-]
-
 MEDIA_FOLDER: Final = "media"
 """Name of the folder in a store's folder that holds the run folders."""
 

@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from ._record import CallInfo, FunctionInfo
     from ._stores.memory import MemoryCache, MemoryEntry
 
-__all__ = ["NOTHING_KNOWN", "JobFunctionCache", "KnownCalls", "Unanswered", "answering"]
-
 
 _log = logging.getLogger(__name__)
 

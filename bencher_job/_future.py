@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import asyncio
     from asyncio import AbstractEventLoop
 
-__all__ = ["JobFuture", "Settles", "SubmittedFuture"]
-
 
 R = TypeVar("R")
 

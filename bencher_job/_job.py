@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from ._keys.code_check import CodeCheck
     from ._stores.blobs import BlobWriter
 
-__all__ = ["ArgumentSnapshot", "Job", "Start", "can_not_change", "check_key", "result_of", "run_job"]
-
 
 MOST_ITEMS: Final = 10_000
 """Maximum number of items copied for one job. Copying them takes about a millisecond."""

@@ -13,9 +13,6 @@ from ._options import StoreOptions
 from ._record import Record
 from ._stores import MISS, Hit, Miss, Store, StoreFailure, Use
 
-__all__ = ["Lifetime"]
-
-
 _warned: Final[set[tuple[str, datetime]]] = set()
 """Entries on which `valid` has failed in this process."""
 

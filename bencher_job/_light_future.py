@@ -11,9 +11,6 @@ from concurrent.futures._base import LOGGER, PENDING
 from threading import Condition
 from typing import Any, Generic, TypeVar
 
-__all__ = ["LightFuture"]
-
-
 R = TypeVar("R")
 
 

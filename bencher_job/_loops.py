@@ -23,18 +23,6 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from concurrent.futures import ThreadPoolExecutor
 
-__all__ = [
-    "Caller",
-    "SerialQueue",
-    "await_in_thread",
-    "caller",
-    "is_coroutine_function",
-    "run_in_thread",
-    "run_to_end",
-    "running_loop",
-    "until_ended",
-]
-
 
 P = ParamSpec("P")
 R = TypeVar("R")

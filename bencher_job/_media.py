@@ -17,24 +17,6 @@ from ._context import CURRENT, Context
 from ._folders import MEDIA_FOLDER, NameOf, make_private
 from ._processes import may_live, name_of
 
-__all__ = [
-    "FINDERS",
-    "MEDIA_FOLDER",
-    "MediaPath",
-    "current_job_key",
-    "discard",
-    "finding_by",
-    "found_again",
-    "gen_path",
-    "holds_paths",
-    "is_run_folder",
-    "job_context",
-    "may_be_running",
-    "run_folder",
-    "size_of",
-]
-
-
 _run_numbers = itertools.count()
 
 Finder = Callable[[str, str], str | None]

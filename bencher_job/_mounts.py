@@ -15,16 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-__all__ = [
-    "LOCAL_FOLDER_VARIABLE",
-    "SHARED_MARKER",
-    "file_system_of",
-    "is_network",
-    "is_own",
-    "is_shared",
-    "local_folder",
-]
-
 LOCAL_FOLDER_VARIABLE: Final = "BENCHER_JOB_LOCAL_DIR"
 
 SHARED_MARKER: Final = "bencher_job.json"

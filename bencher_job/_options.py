@@ -43,36 +43,6 @@ from ._mounts import is_shared, local_folder
 from ._record import Record
 from ._text import did_you_mean, is_writable
 
-__all__ = [
-    "CHECKED_ALONE",
-    "MAKERS",
-    "OPTIONS",
-    "AnyExecutor",
-    "CacheArguments",
-    "CallArguments",
-    "CodeScope",
-    "DecoratorArguments",
-    "Executors",
-    "FunctionCacheArguments",
-    "KeyOptions",
-    "Limits",
-    "Options",
-    "PoolOptions",
-    "RunOptions",
-    "StoreOptions",
-    "accept",
-    "cache_directory",
-    "caching_is_on",
-    "check_text",
-    "checked",
-    "follow_override",
-    "override",
-    "override_cache_directory",
-    "required_parameters",
-    "shows_options",
-    "store_directory",
-]
-
 _log = logging.getLogger(__name__)
 
 

@@ -19,9 +19,6 @@ from typing import Any, Final, NamedTuple
 
 from ._processes import start_lock
 
-__all__ = ["GitState", "git_state", "git_state_of", "platform_name"]
-
-
 AGE: Final = 5.0
 """Seconds for which git's answer is cached."""
 

@@ -13,20 +13,6 @@ import weakref
 from functools import cache, lru_cache
 from typing import Final, NamedTuple, Protocol
 
-__all__ = [
-    "PROCESS_NAME",
-    "HasLocks",
-    "Process",
-    "is_stopped",
-    "may_live",
-    "name_of",
-    "process_name",
-    "renew_after_fork",
-    "start_lock",
-    "started_at",
-    "this_process",
-]
-
 
 class HasLocks(Protocol):
     """An object that owns locks or threads."""

@@ -14,21 +14,6 @@ from typing import Any, Final, Literal
 
 from ._record import Record, code_label
 
-__all__ = [
-    "ARGUMENTS",
-    "LATEST_FIRST",
-    "RECORD_COLUMNS",
-    "REPEAT",
-    "ArgumentColumn",
-    "Condition",
-    "EntryInfo",
-    "Operator",
-    "Order",
-    "Query",
-    "cell_of",
-    "in_order",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryInfo:

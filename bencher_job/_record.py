@@ -18,29 +18,6 @@ from . import _text
 from ._fields import IS_PATH, flat
 from ._text import counted, is_writable, roughly, seconds_text, size_text
 
-__all__ = [
-    "DIGITS_SHOWN",
-    "EVERYTHING",
-    "CacheInfo",
-    "CallInfo",
-    "Draft",
-    "FailedJob",
-    "Figures",
-    "FunctionInfo",
-    "Origin",
-    "Plan",
-    "Record",
-    "Records",
-    "Selection",
-    "Totals",
-    "VersionInfo",
-    "code_label",
-    "hidden_text",
-    "short_form",
-    "shown_arguments",
-]
-
-
 RECORDS_SHOWN: Final = 20
 """Maximum number of records that a notebook shows."""
 

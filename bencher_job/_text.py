@@ -7,28 +7,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-__all__ = [
-    "Markup",
-    "aligned",
-    "arguments_text",
-    "bold",
-    "counted",
-    "did_you_mean",
-    "escaped",
-    "fact_table",
-    "folded",
-    "is_writable",
-    "joined",
-    "moment_text",
-    "printable",
-    "roughly",
-    "seconds_text",
-    "size_text",
-    "table",
-    "visible",
-]
-
-
 _SIZES: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 

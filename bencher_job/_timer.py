@@ -14,9 +14,6 @@ from typing import Final
 from ._context import critical
 from ._processes import renew_after_fork
 
-__all__ = ["Timer", "timer"]
-
-
 _log = logging.getLogger(__name__)
 
 

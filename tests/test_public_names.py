@@ -45,7 +45,7 @@ def test_a_class_is_the_package_s_own_however_it_was_met_first(module: str) -> N
         import importlib
         module = importlib.import_module("bencher_job.{module}")
         import bencher_job
-        public = [getattr(module, name) for name in module.__all__ if name in bencher_job.__all__]
+        public = [getattr(module, name) for name in bencher_job._LATER["{module}"]]
         assert public and all(each.__module__ == "bencher_job" for each in public)
     """)
 

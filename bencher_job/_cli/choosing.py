@@ -22,24 +22,6 @@ from .._text import did_you_mean, moment_text
 from .command import Exit, Failed, Misused
 from .places import FAILURES, complain, look_at_each, stores_of
 
-__all__ = [
-    "Chosen",
-    "add_all_versions",
-    "add_filters",
-    "add_targets",
-    "age",
-    "bytes_in",
-    "cache_of",
-    "complete_keys_and_functions",
-    "complete_tags",
-    "look_for",
-    "moment",
-    "report_none",
-    "running_in",
-    "selection_of",
-]
-
-
 _UNITS: Final = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _AGE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([wdhms])", re.ASCII)
 

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ["Command", "Exit", "Failed", "Misused"]
-
 
 class Exit(IntEnum):
     """How a command ended, for scripts."""

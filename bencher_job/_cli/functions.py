@@ -26,8 +26,6 @@ from .places import FAILURES, add_place, failure_of, opened
 if TYPE_CHECKING:
     from .._explain import Explanation
 
-__all__ = ["ADOPT", "EXPLAIN"]
-
 
 def _add_function(parser: ArgumentParser) -> None:
     parser.add_argument(

@@ -26,9 +26,6 @@ from .output import (
 from .places import add_place, cache_directory, look_at_each, stores_of
 from .sharing import list_shared
 
-__all__ = ["DU", "LS", "STATS"]
-
-
 _ORDERS: Final = {
     "name": "",
     "entries": "entries",

@@ -30,8 +30,6 @@ from .places import add_place, cache_directory, complain, look_at_each, opened
 if TYPE_CHECKING:
     from .._stores.verification import Audit, Finding
 
-__all__ = ["CLEAR", "GC", "VERIFY"]
-
 
 def _configure(parser: ArgumentParser) -> None:
     parser.add_argument(

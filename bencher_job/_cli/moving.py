@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from .._stores import Store
     from .._stores.importing import Imported
 
-__all__ = ["EXPORT", "IMPORT"]
-
 
 PIPE: Final = "-"
 """The name of a file that means stdin or stdout."""

@@ -29,30 +29,6 @@ if TYPE_CHECKING:
     from .._explain import Differences, Explanation
 
 
-__all__ = [
-    "DOCUMENT_VERSION",
-    "Column",
-    "add_consent",
-    "add_json",
-    "brief_moment",
-    "changes_fields",
-    "described_by_key",
-    "function_fields",
-    "is_agreed",
-    "plain",
-    "print_document",
-    "record_fields",
-    "result_text",
-    "running_fields",
-    "show_facts",
-    "show_heading",
-    "show_records",
-    "show_table",
-    "show_text",
-    "version_fields",
-]
-
-
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column: its title, and how its cells are laid out."""

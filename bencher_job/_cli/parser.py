@@ -19,9 +19,6 @@ from .._version import VERSION
 from .command import Command, Exit, Failed, Misused
 from .places import FAILURES, complain, failure_of, warn
 
-__all__ = ["COMPLETION", "offer_completion", "parser_of", "run"]
-
-
 SHELLS: Final = ("bash", "zsh", "fish")
 
 

@@ -31,21 +31,6 @@ from .._stores import (
 from .._text import visible
 from .command import Exit, Failed, Misused
 
-__all__ = [
-    "FAILURES",
-    "add_place",
-    "cache_directory",
-    "complain",
-    "failure_of",
-    "look_at_each",
-    "one_store_of",
-    "opened",
-    "prompt_interrupts",
-    "stores_of",
-    "warn",
-]
-
-
 GRACE: Final = 1.0
 """Seconds that a command has for cleaning up after Ctrl-C."""
 

@@ -10,8 +10,6 @@ from .. import _options
 from .command import Command, Exit
 from .places import add_place, warn
 
-__all__ = ["SERVE"]
-
 
 def _configure(parser: ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=0, help="the port to listen on (default: a free one)")

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from .._shared import Name, Remote
     from .._shared.tier import SharedStore
 
-__all__ = ["PULL", "PUSH", "SHARED", "list_shared"]
-
 
 def _add_shared(parser: ArgumentParser) -> None:
     parser.add_argument(

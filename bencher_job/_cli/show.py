@@ -32,9 +32,6 @@ from .output import (
 )
 from .places import add_place, cache_directory, complain
 
-__all__ = ["SHOW"]
-
-
 LONGEST_RESULT: Final = 1000
 """Maximum length in characters of a result's description."""
 

@@ -24,8 +24,6 @@ from .output import (
 )
 from .places import add_place, cache_directory
 
-__all__ = ["VERSIONS"]
-
 
 def _configure(parser: ArgumentParser) -> None:
     function = parser.add_argument(

@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from .._origin import GitState
     from .coordinator import Coordinator
 
-__all__ = ["MOST_HITS_KEPT", "UNLOADABLE", "CommitThread", "Counts", "Run", "commit"]
-
 
 MOST_HITS_KEPT: Final = 1000
 """How many hits are counted one by one before they are added up."""

@@ -75,9 +75,6 @@ from .running import (
     taken,
 )
 
-__all__ = ["Coordinator", "load", "warn_unloadable"]
-
-
 _log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0

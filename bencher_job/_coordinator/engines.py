@@ -33,9 +33,6 @@ from .._options import PoolOptions
 from .._processes import renew_after_fork
 from .._timer import timer
 
-__all__ = ["Engines", "Finishes", "Timeouts", "do_outside", "finish_at_exit"]
-
-
 LOOKS_PER_TIMEOUT: Final = 20
 SHORTEST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0

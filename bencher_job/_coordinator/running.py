@@ -34,19 +34,6 @@ from .._stores import Hit, Lease, LeasesUnavailable, Miss, Payload, Store, Wait
 if TYPE_CHECKING:
     from .commits import Run
 
-__all__ = [
-    "Ended",
-    "RunningJob",
-    "RunningJobs",
-    "State",
-    "Waiter",
-    "WaiterThread",
-    "acquire",
-    "acquire_or_wait",
-    "for_each",
-    "running_jobs",
-    "taken",
-]
 
 FIRST_PAUSE: Final = 0.001
 LONGEST_PAUSE: Final = 0.1

@@ -24,8 +24,6 @@ from .threads import run_in_thread
 if TYPE_CHECKING:
     from .._job import Job
 
-__all__ = ["engine_on"]
-
 
 def engine_on(executor: concurrent.futures.Executor, name: str, timeout: float | None) -> Engine:
     """Make an engine of an executor: without pickling in threads, else with packed jobs."""

@@ -25,8 +25,6 @@ from hashlib import blake2b
 from multiprocessing.connection import Connection
 from typing import Final, NamedTuple
 
-__all__ = ["LivenessConnection", "LivenessListener", "StartListener", "StartReport", "WorkerConnection"]
-
 LEAVE_SECONDS: Final = 5.0
 """How long a worker may take to end by itself after its root has died."""
 

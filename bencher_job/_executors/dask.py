@@ -27,8 +27,6 @@ from .pickling import by_value, dumps
 from .remote import ONCE_FROM, Lane, RemoteExecutor, RemoteScheduler
 from .scheduler import Task
 
-__all__ = ["DaskExecutor", "DaskScheduler", "client_of"]
-
 
 def client_of(cluster: Any) -> Any:
     """Return a client: the given one, or a new one for a scheduler's address.

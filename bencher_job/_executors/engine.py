@@ -40,37 +40,6 @@ if TYPE_CHECKING:
     from .._stores.codec import Payload
     from .scheduler import Scheduler
 
-__all__ = [
-    "LARGEST_SENT",
-    "CallFuture",
-    "Engine",
-    "EngineSpec",
-    "Files",
-    "OtherVersions",
-    "Outcome",
-    "Place",
-    "SharedExecutor",
-    "as_worker",
-    "become_worker",
-    "describe",
-    "end_at_exit",
-    "error_text",
-    "failed",
-    "files_of",
-    "flush_streams",
-    "here",
-    "inside_worker",
-    "is_submitter",
-    "leave_if_forked",
-    "run_here",
-    "run_inline",
-    "submit_jobs",
-    "this_process",
-    "time_is_over",
-    "unsendable",
-    "write_files",
-]
-
 
 class Place(NamedTuple):
     """Where a job ran: the machine's name, the process, the version of its Python, and the machine's platform."""

@@ -48,20 +48,6 @@ from .packing import LoadedCall, Parcel, load, loaded_functions
 from .pickling import ResultPickler, dump_error, dumps, load_error
 from .surroundings import collected_records, handle_records, set_variables
 
-__all__ = [
-    "LARGEST_INLINE",
-    "STUCK_SECONDS",
-    "Ended",
-    "ResultKind",
-    "RunResult",
-    "execute",
-    "outcome_of_coroutine",
-    "run_batch",
-    "run_coroutine",
-    "run_packed",
-    "unpack_value",
-]
-
 
 def run_coroutine(job: Job, timeout: float | None) -> Outcome:
     """Run a job's coroutine in a new event loop in this thread."""

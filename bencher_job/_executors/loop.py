@@ -31,8 +31,6 @@ from .threads import ThreadPool
 if TYPE_CHECKING:
     from .._job import Job
 
-__all__ = ["LoopEngine", "LoopRun", "ThreadBesideLoop", "lose_runs_of_stopped_loops", "refuse_to_wait_in"]
-
 
 class LoopRun(Future[Outcome]):
     """The future of a job that runs as a task, in one event loop at a time."""

@@ -45,17 +45,6 @@ if TYPE_CHECKING:
     from .._job import Job
     from .._keys.fingerprint import Fingerprint
 
-__all__ = [
-    "LOADED_FUNCTIONS",
-    "LoadedCall",
-    "Parcel",
-    "SentFunction",
-    "load",
-    "loaded_functions",
-    "pack",
-    "pack_call",
-    "pack_many",
-]
 
 LOADED_FUNCTIONS: Final = 16
 

@@ -40,25 +40,6 @@ from .._processes import renew_after_fork
 from .engine import error_text
 from .surroundings import reduce_variable
 
-__all__ = [
-    "CallPickler",
-    "LoadedModules",
-    "Recent",
-    "RemoteTraceback",
-    "ResultPickler",
-    "SeenDefinitions",
-    "by_value",
-    "check_arguments",
-    "check_function",
-    "code_check_of",
-    "dump_error",
-    "dumps",
-    "find_by_name",
-    "load_error",
-    "made_by_value",
-    "modules_by_value",
-]
-
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 _Reference = tuple[str, str]

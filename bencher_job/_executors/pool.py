@@ -34,8 +34,6 @@ from .slot import END_SECONDS, Slot, lost
 from .surroundings import handle_records
 from .worker import BEGUN, FAILED, LOGGED, READY, Message
 
-__all__ = ["PoolScheduler", "SlotPool", "pool_key"]
-
 _log = logging.getLogger(__name__)
 
 SHORTEST_HELP: Final = 0.001

@@ -24,8 +24,6 @@ from .entry import Ended, run_batch
 from .remote import Lane, RemoteExecutor, RemoteScheduler
 from .scheduler import Task
 
-__all__ = ["Ray", "RayExecutor", "run_on_worker"]
-
 
 class Ray(EngineSpec):
     """Run jobs on the Ray cluster that this program is connected to or can join, else on a local one.

@@ -34,7 +34,6 @@ from .scheduler import AHEAD, ScheduledExecutor, Scheduler, Task, Worker
 if TYPE_CHECKING:
     from .._job import Job
 
-__all__ = ["ONCE_FROM", "Lane", "RemoteExecutor", "RemoteScheduler"]
 
 _log = logging.getLogger(__name__)
 

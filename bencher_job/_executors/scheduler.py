@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from .._job import Job, Start
     from .._stores.codec import Payload
 
-__all__ = ["DurationEstimates", "ScheduledExecutor", "Scheduler", "Task", "Worker"]
 
 _log = logging.getLogger(__name__)
 

@@ -39,8 +39,6 @@ from .connections import LivenessConnection, LivenessListener, WorkerConnection
 from .entry import RunResult, run_packed
 from .scheduler import MOST_TOGETHER, ScheduledExecutor, Scheduler, Task, Worker
 
-__all__ = ["ScoopExecutor"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -36,9 +36,6 @@ from .entry import LARGEST_INLINE
 from .scheduler import Task, Worker
 from .worker import LEAVE, MOST_TOKENS, Inlet, Outlet, WorkTokens, encode_message, serve
 
-__all__ = ["Slot", "lost", "new_process"]
-
-
 _of_this_thread: Final = threading.local()
 _preparation_data: Final = spawn.get_preparation_data
 

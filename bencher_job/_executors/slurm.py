@@ -27,8 +27,6 @@ from .._options import Executors
 from .dask import DaskExecutor, DaskScheduler, client_of
 from .engine import EngineSpec, describe
 
-__all__ = ["LEFT", "REFUSED", "TOPIC", "Slurm", "SlurmExecutor", "cluster_options", "seconds_of"]
-
 _VARIABLE: Final = "BENCHER_JOB_SLURM"
 _WORKERS: Final = 16
 

@@ -27,8 +27,6 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from .engine import error_text
 from .slurm import LEFT, REFUSED, TOPIC, cluster_options
 
-__all__ = ["main"]
-
 ADAPT_EVERY: Final = 1.0
 """Seconds between two counts of the work."""
 

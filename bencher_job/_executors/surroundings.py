@@ -31,20 +31,6 @@ from .._keys.names import MAIN_MODULES, is_own_module
 from .._stores.parts import Buffer
 from .engine import this_process
 
-__all__ = [
-    "Arrival",
-    "SentVariable",
-    "arrival_here",
-    "collected_records",
-    "drop_handlers",
-    "forward_records",
-    "handle_records",
-    "keep_environment",
-    "reduce_variable",
-    "sent_variables",
-    "set_variables",
-]
-
 _log = logging.getLogger(__name__)
 
 

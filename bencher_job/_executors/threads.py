@@ -26,8 +26,6 @@ from .engine import Outcome, as_worker, leave_if_forked, run_inline
 if TYPE_CHECKING:
     from .._job import Job
 
-__all__ = ["ThreadPool", "run_in_thread"]
-
 
 @dataclass(frozen=True, slots=True)
 class _ThreadTask:

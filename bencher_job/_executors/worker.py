@@ -38,22 +38,6 @@ from .packing import Parcel, SentFunction
 from .pickling import dump_error
 from .surroundings import drop_handlers, forward_records, keep_environment
 
-__all__ = [
-    "BEGUN",
-    "FAILED",
-    "LEAVE",
-    "LOGGED",
-    "MOST_TOKENS",
-    "READY",
-    "Inlet",
-    "Message",
-    "Outlet",
-    "WorkTokenReader",
-    "WorkTokens",
-    "encode_message",
-    "serve",
-]
-
 _AT_ONCE: Final = 1 << 18
 """Size in bytes of the receive buffer, which takes many small messages in one system call. No head is larger."""
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from .arguments import ArgsAndKwargs, signature_of
 from .fingerprint import StoredFunctionVersion
-from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, register_hasher
+from .hashers import register_hasher
+from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest
 from .key import (
     FunctionVersion,
     Identity,

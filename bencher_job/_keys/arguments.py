@@ -15,8 +15,6 @@ from inspect import Parameter, Signature
 from types import FunctionType, MethodType
 from typing import Any, Final
 
-__all__ = ["NO_DEFAULT", "ArgsAndKwargs", "Binder", "receiver_of", "signature_of"]
-
 ArgsAndKwargs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional arguments and keyword arguments."""
 

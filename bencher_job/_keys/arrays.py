@@ -16,9 +16,6 @@ from typing import Any, Final
 from .canonical import Attributes, ByName, CanonicalForm, Content, Parts, refuse
 from .names import holder_of, is_own_module, qualified_name, words
 
-__all__ = ["ARRAYS", "MASKED_INTERNAL", "array_parts", "arrow_column", "arrow_text", "text_parts"]
-
-
 _BLOCK: Final = 1 << 26
 """Largest block in bytes that is copied at a time, if an array is not in C order or contains a NaN."""
 

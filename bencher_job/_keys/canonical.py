@@ -17,25 +17,6 @@ from typing import Any, Final, NamedTuple
 from .._errors import UnkeyableArgument
 from .names import exported_name, holder_of, is_own_class, module_name, module_of, qualified_name
 
-__all__ = [
-    "NO_VALUE",
-    "VALUES",
-    "Attributes",
-    "ByName",
-    "CanonicalForm",
-    "Content",
-    "Parts",
-    "Raised",
-    "Refusal",
-    "error_text",
-    "ignore_remedy",
-    "key_remedy",
-    "refuse",
-    "rooted_name",
-    "zone_name",
-]
-
-
 _LOCK: Final = "a lock has no value, only an identity"
 _STREAM: Final = (
     "reading a stream moves its position, and its content may change; pass the content or the path"

@@ -18,20 +18,6 @@ from typing import Any, Final, NamedTuple
 
 from .hashing import digest
 
-__all__ = [
-    "CLOUDPICKLED",
-    "CodeInfo",
-    "FreeNames",
-    "Import",
-    "Place",
-    "accept_code_info",
-    "code_info_of",
-    "free_names_of",
-    "place_of",
-    "uses_of",
-]
-
-
 _BEHAVIOUR = (
     inspect.CO_VARARGS
     | inspect.CO_VARKEYWORDS

@@ -31,9 +31,6 @@ from .libraries import version_of
 from .names import MAIN_MODULES, is_own_module, module_name, qualified_name
 from .walker import Walker
 
-__all__ = ["CodeCheck", "code_check_for", "refuse_other_code"]
-
-
 _first_seen: Final[dict[str, tuple[bytes, ...]]] = {}
 """The digests of data and classes when this process first read them, by name."""
 

@@ -19,9 +19,6 @@ from blake3 import blake3
 
 from .names import qualified_name
 
-__all__ = ["absolute", "by_content", "content_digest", "is_unchanged"]
-
-
 _SAME_TICK: Final = 2_100_000_000
 """Nanoseconds within which two changes of a file can leave the same times: FAT has a resolution of two seconds."""
 

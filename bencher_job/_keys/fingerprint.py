@@ -30,16 +30,6 @@ from .members import attributes_of_function, name_libraries
 from .names import defines_own_code, module_name, qualified_name
 from .walker import Walker, attributes_in
 
-__all__ = [
-    "CodeTracker",
-    "Fingerprint",
-    "Libraries",
-    "StoredFunctionVersion",
-    "code_fingerprint",
-    "dependency",
-    "libraries_in_arguments",
-]
-
 
 def dependency(walker: Walker, wanted: object) -> Edge:
     """Make the edge to one entry of `depends_on`.

@@ -12,9 +12,6 @@ from .canonical import Attributes, CanonicalForm, Parts, refuse, rooted_name, zo
 from .names import words
 from .objects import reduced
 
-__all__ = ["FRAMES"]
-
-
 _PANDAS_INTERNAL: Final = words(
     "_mgr _item_cache _attrs _flags _name _typ _is_copy _data _cache _id _references"
     " _cacher _metadata"  # of older versions, after a column was read or pickled

@@ -38,8 +38,6 @@ from .names import is_own_class, module_of, qualified_name
 if TYPE_CHECKING:
     from .code import CodeInfo
 
-__all__ = ["ABSENT", "GONE", "Edge", "Node", "Table", "Watch", "digest_graph", "is_empty", "is_frozen"]
-
 
 ABSENT: Final = object()
 GONE: Final = (KeyError, ValueError, AttributeError, RuntimeError, TypeError, OSError)

@@ -29,8 +29,6 @@ from .objects import LIBRARIES, own_attributes, reduced
 if TYPE_CHECKING:
     from .hashing import Encoder
 
-__all__ = ["Hasher", "hasher_for", "register_hasher"]
-
 
 Hasher = Callable[["Encoder", Any], bytes]
 

@@ -45,23 +45,8 @@ from .canonical import (
     refuse,
     sentence,
 )
-from .hashers import Hasher, hasher_for, register_hasher
+from .hashers import Hasher, hasher_for
 from .names import qualified_name
-
-__all__ = [
-    "KEY_VERSION",
-    "UNCHANGEABLE",
-    "WITH_CODE",
-    "Encoder",
-    "Graph",
-    "Known",
-    "digest",
-    "encode_arguments",
-    "join_key",
-    "register_hasher",
-    "set_code_hasher",
-]
-
 
 KEY_VERSION: Final = 4
 """Increases with every change of an encoding."""

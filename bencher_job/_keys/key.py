@@ -20,15 +20,6 @@ from .fingerprint import CodeTracker, Fingerprint, StoredFunctionVersion
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, Seen, digest, encode_arguments, join_key
 from .names import qualified_name
 
-__all__ = [
-    "FunctionVersion",
-    "Identity",
-    "JobKeys",
-    "anchored_call",
-    "function_version_of",
-    "identity_of",
-]
-
 LONGEST_VERSION: Final = 200
 """Characters to which the text of a version is cut for display."""
 

@@ -21,8 +21,6 @@ from typing import Any, Final, NamedTuple
 from .._processes import started_at
 from .names import site_folder
 
-__all__ = ["distributions_of", "normalized", "other_versions", "version_of"]
-
 _GRAIN: Final = 0.1
 """Seconds after its start in which a process has loaded no library yet; file times are coarse."""
 

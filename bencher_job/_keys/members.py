@@ -31,22 +31,6 @@ if TYPE_CHECKING:
     from .code import Import
     from .walker import Walker
 
-__all__ = [
-    "COPIED_BY_WRAPS",
-    "OF_THE_MODULE",
-    "attributes_of",
-    "attributes_of_function",
-    "class_members",
-    "function_members",
-    "import_own",
-    "is_lazy",
-    "lazy_name",
-    "module_attribute",
-    "module_members",
-    "name_libraries",
-    "type_name",
-]
-
 
 _LAZY: Final = getattr(types, "LazyImportType", ())
 

@@ -36,31 +36,6 @@ from typing import Any, Final, TypeVar
 
 from .._context import CURRENT, call_in
 
-__all__ = [
-    "MAIN_MODULES",
-    "adopt_main_name",
-    "defines_own_code",
-    "exported_name",
-    "foreign_name",
-    "holder_of",
-    "is_imported_copy",
-    "is_in",
-    "is_own_class",
-    "is_own_file",
-    "is_own_module",
-    "is_own_name",
-    "load_for",
-    "locate",
-    "main_name",
-    "module_name",
-    "module_of",
-    "note_arrival",
-    "qualified_name",
-    "site_folder",
-    "words",
-]
-
-
 T = TypeVar("T")
 
 MAIN_MODULES: Final = frozenset({"__main__", "__mp_main__"})

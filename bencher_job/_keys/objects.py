@@ -21,9 +21,6 @@ from .arrays import MASKED_INTERNAL, array_parts
 from .canonical import Attributes, ByName, CanonicalForm, Parts, Refusal, error_text, refuse, rooted_name
 from .names import module_name, module_of, words
 
-__all__ = ["LIBRARIES", "options_of", "own_attributes", "reduced"]
-
-
 _MISSING: Final = object()
 _DERIVED: Final = frozenset({"_attrs_cached_hash"})
 """Attributes that an object computes from its other attributes at first use."""

@@ -52,17 +52,6 @@ from .names import (
 )
 from .objects import options_of
 
-__all__ = [
-    "Walker",
-    "attributes_in",
-    "classes_in",
-    "items_in",
-    "leads_to_own_code",
-    "watch_members",
-    "wrapped_in",
-]
-
-
 _NO_INSTANCE: Final = frozenset({bool, bytes, complex, float, int, str, NoneType, FunctionType, ModuleType})
 _CONTAINERS: Final = frozenset({"builtins", "collections", "functools", "types"})
 """Modules whose objects contain what the user has put into them."""

@@ -45,8 +45,6 @@ from .._views.summaries import common_fields, without_fields
 from .entry import entry_of, failed_of, file_answer
 from .listing import ALL, MOST_COLUMNS, FilterError, JsonResponse, Listing, TableQuery
 
-__all__ = ["Stores", "make_app"]
-
 
 class Changed(BencherJobError):
     """The entries have changed since the user confirmed an action on them."""

@@ -17,9 +17,6 @@ from .._views.pickles import Unreadable, read_pickle
 from .._views.summaries import has_named_parts, outline_of
 from .listing import to_browser
 
-__all__ = ["entry_of", "failed_of", "file_answer", "files_of"]
-
-
 MOST_FILES: Final = 500
 """Maximum number of files of a run that are listed."""
 

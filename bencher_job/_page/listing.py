@@ -34,19 +34,9 @@ from .._query import (
 )
 from .._record import FailedJob, FunctionInfo, Selection, short_form
 from .._stores import Hit, Store
-from .._views.pickles import Unreadable, read_pickle
-from .._views.summaries import Cell, fields_of, has_named_parts
+from .._views.pickles import Cell, Unreadable, read_pickle
+from .._views.summaries import fields_of, has_named_parts
 from .._views.table import result_fields
-
-__all__ = [
-    "FilterError",
-    "JsonResponse",
-    "Listing",
-    "TableQuery",
-    "conditions_of",
-    "to_browser",
-]
-
 
 LARGEST_EXACT: Final = 2**53
 

@@ -31,9 +31,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._errors import BencherJobError
 
-__all__ = ["PAGE_HEADER", "Admission", "serve"]
-
-
 COOKIE: Final = "bencher_job"
 PAGE_HEADER: Final = "x-bencher-job"
 """A header that only the page's own scripts can send, since browsers forbid it across sites."""

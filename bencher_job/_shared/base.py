@@ -20,32 +20,6 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 
 from .._errors import BencherJobError, SharedStoreError
 
-__all__ = [
-    "LEASE_SECONDS",
-    "MARKER",
-    "STORE_FORMAT",
-    "STORE_VERSION",
-    "Asked",
-    "Changes",
-    "Name",
-    "Remote",
-    "RemoteLease",
-    "RemoteOwner",
-    "Unreachable",
-    "check_store",
-    "checked",
-    "chunks",
-    "entry_address",
-    "function_folder",
-    "function_of",
-    "key_of",
-    "make_marker",
-    "media_address",
-    "read_marker",
-    "source_address",
-    "unique",
-]
-
 T = TypeVar("T")
 
 STORE_FORMAT: Final = "bencher_job shared store"

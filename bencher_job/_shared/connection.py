@@ -20,8 +20,6 @@ from .._errors import SharedStoreError
 from .base import Unreachable
 from .requests import LIMIT, Requests
 
-__all__ = ["Connection", "first_line", "settings"]
-
 _CONNECT: Final = 2
 
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from .._stores.outbox import Outbox, Pending
     from .tier import SharedStore
 
-__all__ = ["AT_ONCE", "BYTES_AT_ONCE", "Breaker", "Courier"]
 
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0

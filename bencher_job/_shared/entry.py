@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .. import _media
-from .._folders import ForeignName, NameOf, checked
+from .._folders import MEDIA_FOLDER, ForeignName, NameOf, checked
 from .._record import Record
 from .._stores.archive import (
     Unwhole,
@@ -51,22 +51,6 @@ if TYPE_CHECKING:
     from .._keys import StoredFunctionVersion
     from .._stores.embedded import DiskStore
 
-__all__ = [
-    "ENTRY_VERSION",
-    "LARGEST_INLINE",
-    "MediaFile",
-    "Packed",
-    "SharedEntry",
-    "Taken",
-    "Writer",
-    "keys_at",
-    "media_digest",
-    "opened",
-    "pack",
-    "pack_sources",
-    "packed",
-    "read_entries",
-]
 
 _log = logging.getLogger(__name__)
 
@@ -411,7 +395,7 @@ class Writer:
         except BaseException:
             for entry in made:
                 if entry.record.media is not None:
-                    _media.discard(self._store.folder / _media.MEDIA_FOLDER / entry.record.media)
+                    _media.discard(self._store.folder / MEDIA_FOLDER / entry.record.media)
             raise
         taken.keys.update(entry.record.key for entry in made)
 

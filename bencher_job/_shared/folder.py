@@ -17,8 +17,6 @@ from typing import Final, TypeVar
 from .._errors import SharedStoreError
 from .base import Name, Unreachable
 
-__all__ = ["FolderBytes"]
-
 T = TypeVar("T")
 
 PIECE: Final = 1 << 20

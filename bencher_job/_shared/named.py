@@ -42,8 +42,6 @@ from .objects import ObjectBytes
 from .requests import Requests
 from .sessions import Session, SessionRemote
 
-__all__ = ["NamedRemote"]
-
 _ATTEMPTS: Final = 10
 
 _SKEW: Final = 3600.0

@@ -18,8 +18,6 @@ from .._errors import SharedStoreError
 from .base import Name, Unreachable
 from .requests import LIMIT
 
-__all__ = ["OBJECT_SCHEMES", "ObjectBytes"]
-
 OBJECT_SCHEMES: Final = ("s3", "gs", "az")
 
 _CONNECT: Final = 2.0

@@ -22,8 +22,6 @@ from typing import Any, Final, TypeVar
 from .._processes import renew_after_fork
 from .base import Unreachable
 
-__all__ = ["LIMIT", "Requests"]
-
 T = TypeVar("T")
 S = TypeVar("S")
 

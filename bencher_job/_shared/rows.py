@@ -40,8 +40,6 @@ from .connection import Connection, first_line
 from .requests import LIMIT
 from .sessions import SessionRemote
 
-__all__ = ["ROW_SCHEMES", "RowRemote", "init_rows"]
-
 T = TypeVar("T")
 
 ROW_SCHEMES: Final = ("postgresql", "postgres")

@@ -14,8 +14,6 @@ from typing import Final
 from .._processes import renew_after_fork
 from .base import LEASE_SECONDS, RemoteLease, Unreachable
 
-__all__ = ["Session", "SessionRemote"]
-
 _BEATS_PER_LEASE: Final = 4
 
 

@@ -41,7 +41,6 @@ from .waits import SharedLeases
 if TYPE_CHECKING:
     from .._stores.embedded import DiskStore
 
-__all__ = ["COMMIT_AFTER", "Copies", "SharedStore"]
 
 SHORT: Final = 0.05
 """Seconds below which a job takes no lease between machines."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from .._stores.base import LeaseInfo
     from .tier import SharedStore
 
-__all__ = ["SharedLeases"]
 
 LOOK_EVERY: Final = 0.5
 """Seconds between two looks at what all other machines compute."""

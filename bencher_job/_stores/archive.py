@@ -42,39 +42,6 @@ from .parts import Buffer, DamagedEntry, MissignedEntry, StreamingRead, Unreadab
 from .schema import SELECT_RECORD, SELECT_VERSION, condition_of, record_of, version_of_row
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature, check_hit
 
-__all__ = [
-    "ARCHIVE_VERSION",
-    "FORMAT",
-    "HEAD",
-    "HEAD_SIZE",
-    "VERSION_MEMBER",
-    "Member",
-    "Missigned",
-    "StoredEntry",
-    "Unwhole",
-    "bound_from",
-    "bound_to_text",
-    "copy_member",
-    "entries_of",
-    "expires_from",
-    "export",
-    "from_json",
-    "groups",
-    "is_too_long",
-    "members",
-    "pieces",
-    "record_from",
-    "record_to_dict",
-    "stored_entry",
-    "stored_version",
-    "to_json",
-    "version_from",
-    "version_to_dict",
-    "write_end",
-    "write_member",
-]
-
-
 ARCHIVE_VERSION: Final = 1
 FORMAT: Final = "bencher_job archive"
 HEAD: Final = "bencher_job.json"

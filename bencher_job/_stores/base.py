@@ -24,38 +24,6 @@ if TYPE_CHECKING:
     from .._record import FailedJob, Figures, FunctionInfo, SharedInfo
     from .blobs import Blob, BlobWriter
 
-__all__ = [
-    "BRIEFLY",
-    "MISS",
-    "PATIENCE",
-    "SURE_FOR",
-    "Entry",
-    "Found",
-    "Gone",
-    "History",
-    "Hit",
-    "Hits",
-    "Items",
-    "Keyed",
-    "Lease",
-    "LeaseInfo",
-    "Leases",
-    "LeasesUnavailable",
-    "Miss",
-    "Passing",
-    "Reason",
-    "Small",
-    "Store",
-    "StoreBusy",
-    "StoreDamaged",
-    "StoreFailure",
-    "StoreMissing",
-    "Tally",
-    "Use",
-    "Wait",
-    "Written",
-]
-
 
 PATIENCE: Final = 60.0
 """Seconds that a store waits by default for other processes that keep it locked."""

@@ -38,23 +38,6 @@ from .parts import (
 )
 from .signature import Signature, personal_signature, signature_from_environment
 
-__all__ = [
-    "LARGE",
-    "Blob",
-    "BlobLost",
-    "BlobWriter",
-    "database_of",
-    "discard",
-    "exposure",
-    "map_file",
-    "new_filename",
-    "place_of",
-    "read_file",
-    "write_blob",
-    "write_file",
-]
-
-
 PART_SUFFIX: Final = ".part"
 
 _ATTEMPTS: Final = 100

@@ -31,8 +31,6 @@ from typing import Final, TypeVar
 from .._processes import renew_after_fork
 from .base import SURE_FOR
 
-__all__ = ["ChangeCounter"]
-
 SIZE: Final = 16
 """Size in bytes with which a file begins. One that is smaller was cut off, and is not trusted until the next change."""
 

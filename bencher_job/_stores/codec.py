@@ -41,22 +41,6 @@ from .parts import (
 )
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature
 
-__all__ = [
-    "CODEC_VERSION",
-    "Frame",
-    "Payload",
-    "SealedEntry",
-    "check",
-    "dump",
-    "dump_result",
-    "frame_of",
-    "plain_reader",
-    "resealed",
-    "seal",
-    "unseal",
-]
-
-
 CODEC_VERSION: Final = 2
 ALIGNMENT: Final = 64
 OUT_OF_BAND_FROM: Final = 1 << 16

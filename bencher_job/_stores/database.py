@@ -36,21 +36,6 @@ from .codec import SealedEntry
 from .parts import Buffer, DamagedEntry, StreamingRead
 from .signature import VALUE_DIGEST
 
-__all__ = [
-    "DATABASE_NAME",
-    "GENERATION_NAME",
-    "IN_ROW_BELOW",
-    "Database",
-    "EntryDisk",
-    "Execute",
-    "Locked",
-    "Replaced",
-    "fork_guard",
-    "in_file",
-    "is_undecodable",
-]
-
-
 DATABASE_NAME: Final[str] = DBNAME
 GENERATION_NAME: Final = "generation"
 """Name of the file that tells the memory of other processes what is out of date."""

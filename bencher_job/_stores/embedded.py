@@ -74,9 +74,6 @@ from .schema import (
 )
 from .signature import VALUE_DIGEST
 
-__all__ = ["Commits", "DiskHistory", "DiskStore", "functions"]
-
-
 _log = logging.getLogger(__name__)
 
 

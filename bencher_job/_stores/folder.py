@@ -34,16 +34,6 @@ from .recovery import PROBES, UNREADABLE, is_damage, is_damage_in_use, is_whole,
 from .schema import STORE_VERSION, TABLES
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature, personal_signature, signature_from_environment
 
-__all__ = [
-    "Folder",
-    "Opened",
-    "is_replaceable",
-    "is_writable",
-    "refuse_untrusted",
-    "set_up",
-]
-
-
 TAG_NAME: Final = "CACHEDIR.TAG"
 TAG_TEXT: Final = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"

@@ -39,9 +39,6 @@ from .schema import (
 )
 from .signature import Signature, has_parts
 
-__all__ = ["DiskHistory", "functions"]
-
-
 _log = logging.getLogger(__name__)
 
 _FIGURES: Final = (

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final
 
 from .. import _media
 from .._errors import BencherJobError, UntrustedCache
-from .._folders import NameOf, make_private, owner_only, path_of
+from .._folders import MEDIA_FOLDER, NameOf, make_private, owner_only, path_of
 from .._job import check_key
 from .._keys import StoredFunctionVersion
 from .._record import Record
@@ -45,9 +45,6 @@ from .codec import SealedEntry, check, frame_of, resealed
 from .embedded import DiskStore
 from .parts import Buffer, DamagedEntry, UnreadableEntry
 from .signature import UNSIGNED, Signature
-
-__all__ = ["Imported", "Refused", "import_", "sealed_for", "write_media"]
-
 
 ENTRIES_AT_ONCE: Final = 100
 BYTES_AT_ONCE: Final = 1 << 25
@@ -238,7 +235,7 @@ class _Importer:
         """Remove the media of entries that could not be committed."""
         for entry in self._pending.values():
             if entry.record.media is not None:
-                _media.discard(self._store.folder / _media.MEDIA_FOLDER / entry.record.media)
+                _media.discard(self._store.folder / MEDIA_FOLDER / entry.record.media)
 
     def outcome(self, entries: int) -> Imported:
         """Return what became of the entries of an archive, given the number that it says it has."""

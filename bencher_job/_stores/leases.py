@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from .database import Database, Execute
     from .folder import Folder
 
-__all__ = ["RELEASE", "LeaseOwner", "LeasesLost", "Owners", "StoreLeases", "StoreWait"]
-
 
 STOPPED_PATIENCE: Final = 10.0
 """Seconds for which an owner is seen stopped before its lease is taken over."""

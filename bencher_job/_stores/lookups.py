@@ -22,9 +22,6 @@ from .removals import Removals, Uses
 from .schema import SELECT_ENTRY, SELECT_FIGURES
 from .signature import check_hit
 
-__all__ = ["Lookups", "another_key", "check_row"]
-
-
 _log = logging.getLogger(__name__)
 
 KEYS_PER_QUERY: Final = 200

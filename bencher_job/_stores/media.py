@@ -18,8 +18,6 @@ from .codec import MOST_THREADS, PARALLEL_FROM
 from .parts import DamagedEntry
 from .signature import UNSIGNED
 
-__all__ = ["StoredFile", "check_contents", "check_sizes", "files_from", "files_in", "files_to_json"]
-
 PIECE: Final = 1 << 22
 """Size in bytes of the pieces in which files are read."""
 

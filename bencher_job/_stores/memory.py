@@ -44,9 +44,6 @@ from .base import (
 )
 from .codec import Payload
 
-__all__ = ["LARGEST", "MemoryCache", "MemoryTier"]
-
-
 NEVER: Final = object()
 """A mark that no store returns."""
 

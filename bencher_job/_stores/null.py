@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from .._record import FailedJob, FunctionInfo
     from .base import Keyed, LeaseInfo
 
-__all__ = ["NullStore"]
-
 
 class NoWait:
     """Never waits."""

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .database import Execute
     from .folder import Folder
 
-__all__ = ["PUT_OUTBOX", "Outbox", "Pending"]
 
 Action = Literal["put", "replace", "remove"]
 

@@ -17,27 +17,6 @@ from typing import Any, Final
 
 from .._errors import BencherJobError
 
-__all__ = [
-    "ARRIVING_FROM",
-    "COMPRESS_FROM",
-    "LARGE_FROM",
-    "Buffer",
-    "Compression",
-    "DamagedEntry",
-    "LargeEntry",
-    "Lz4",
-    "MissignedEntry",
-    "StreamingRead",
-    "UnreadableEntry",
-    "Zstd",
-    "compression_named",
-    "expand",
-    "fill",
-    "shrink",
-    "writable_memory",
-]
-
-
 Buffer = bytes | bytearray | memoryview
 
 

@@ -26,18 +26,6 @@ from .._folders import DAMAGED_FOLDER, NameOf, make_private, owner_only, path_of
 from .database import DATABASE_NAME, Database, Execute
 from .schema import SELECT_ENTRY, SELECT_RECORD, STORE_VERSION, count, is_text
 
-__all__ = [
-    "MOST_KEPT",
-    "PROBES",
-    "UNREADABLE",
-    "Quarantine",
-    "Recovered",
-    "is_damage",
-    "is_damage_in_use",
-    "is_whole",
-    "recover",
-]
-
 _log = logging.getLogger(__name__)
 
 MOST_LOST: Final = 3_000

@@ -33,9 +33,6 @@ from .folder import Folder
 from .recovery import Quarantine
 from .schema import ENTRY_OVERHEAD, NOTE_GONE, SELECT_FIGURES, TRIM_GONE
 
-__all__ = ["MISSES_PER_BATCH", "WHEN_ASKED", "Drained", "Removals", "Uses"]
-
-
 REMOVED_AT_ONCE: Final = 1000
 """How many entries are looked for together, to be removed."""
 

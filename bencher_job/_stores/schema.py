@@ -22,47 +22,6 @@ from .signature import check_record, check_version, has_parts, mac_of_entry, mac
 if TYPE_CHECKING:
     from .signature import Signature
 
-__all__ = [
-    "ENTRY_OVERHEAD",
-    "GONE_KEPT",
-    "INSERT",
-    "NOTE_GONE",
-    "PUT_FAILED",
-    "PUT_FAILURE",
-    "PUT_VERSION",
-    "SELECT_ENTRY",
-    "SELECT_FAILED",
-    "SELECT_FIGURES",
-    "SELECT_KNOWN_VERSIONS",
-    "SELECT_RECORD",
-    "SELECT_VERSION",
-    "SELECT_VERSIONS",
-    "STORE_VERSION",
-    "TABLES",
-    "TRIM_FAILED",
-    "TRIM_GONE",
-    "TRUE_FIGURES",
-    "UPSERT",
-    "VERSION",
-    "arguments_to_json",
-    "attributes_from",
-    "attributes_to_bytes",
-    "condition_of",
-    "count",
-    "failed_job_of",
-    "is_text",
-    "moment",
-    "object_from",
-    "origin_from_json",
-    "origin_to_json",
-    "record_of",
-    "row_of",
-    "row_of_failed_job",
-    "row_of_version",
-    "version_of_row",
-    "versions_are",
-]
-
 
 LARGEST_QUICK: Final = 1 << 62
 """Magnitude of a number below which it is finite, and has so few bits that it stands in a record as it is."""

@@ -35,23 +35,6 @@ from .._errors import BencherJobError, UntrustedCache
 from .._folders import make_private
 from .parts import Buffer, DamagedEntry, MissignedEntry, StreamingRead
 
-__all__ = [
-    "MAC_SIZE",
-    "SECRET_VARIABLE",
-    "UNSIGNED",
-    "VALUE_DIGEST",
-    "Signature",
-    "check_hit",
-    "check_record",
-    "check_version",
-    "has_parts",
-    "mac_of_entry",
-    "mac_of_version",
-    "personal_signature",
-    "signature_from_environment",
-]
-
-
 SECRET_VARIABLE: Final = "BENCHER_JOB_SECRET"  # noqa: S105 - the name of the variable, not its content
 
 KEY_FILE_PREFIX: Final = b"file:"

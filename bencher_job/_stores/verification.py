@@ -49,23 +49,6 @@ from .schema import (
 )
 from .signature import SECRET_VARIABLE
 
-__all__ = [
-    "Audit",
-    "Fault",
-    "Finding",
-    "Footprint",
-    "Inspection",
-    "bytes_of",
-    "clean_orphaned_media",
-    "files_under",
-    "find_orphans",
-    "footprint_of",
-    "media_files",
-    "remove_orphans",
-    "verify",
-]
-
-
 LISTED: Final = 20
 """Findings of one kind that the text of an audit tells one by one."""
 

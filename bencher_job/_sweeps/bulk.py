@@ -41,17 +41,6 @@ if TYPE_CHECKING:
     import asyncio
     from asyncio import AbstractEventLoop
 
-__all__ = [
-    "AsynchronousCalls",
-    "Bulk",
-    "Call",
-    "PlainCalls",
-    "answers",
-    "answers_in_loop",
-    "stream",
-    "stream_in_loop",
-]
-
 
 LONGEST_READING: Final = 0.01
 """Maximum time in seconds for which calls are read before they are looked up."""

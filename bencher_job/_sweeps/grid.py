@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 _Item = TypeVar("_Item")
 
-__all__ = ["ABSENT", "Durations", "Failures", "Grid", "Rows", "SweepFailure"]
-
 
 class Grid(Sequence[dict[str, Any]]):
     """All combinations of the values of some parameters, as keyword arguments. The last parameter varies fastest.

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
     from .._views.plot import Kind
 
-__all__ = ["Sweep", "SweepOrder"]
-
 
 OnError = Literal["keep", "raise"]
 SweepOrder = Literal["points", "repeats"]

@@ -21,9 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["Array", "Cell", "Global", "Made", "Unreadable", "read_pickle"]
-
-
 MOST_STEPS: Final = 1_000_000
 """Maximum number of opcodes that are read; a value with more counts as too large."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["KINDS", "Kind", "Picture", "Point", "draw", "new_figure", "picture_of"]
-
 
 Kind = Literal["line", "bar", "heatmap", "scatter"]
 KINDS: Final[tuple[Kind, ...]] = ("line", "bar", "heatmap", "scatter")

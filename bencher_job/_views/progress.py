@@ -16,8 +16,6 @@ from .._text import counted, roughly
 if TYPE_CHECKING:
     import rich.progress
 
-__all__ = ["Progress", "Silent", "is_shown", "progress_bar"]
-
 
 _log = logging.getLogger(__name__)
 

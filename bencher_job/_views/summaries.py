@@ -17,17 +17,6 @@ from .._fields import of_configs
 from .._record import LARGEST_INT_BITS
 from .pickles import Array, Cell, Global, Made
 
-__all__ = [
-    "Cell",
-    "common_fields",
-    "fields_of",
-    "has_named_parts",
-    "outline_of",
-    "short_text",
-    "without_fields",
-]
-
-
 LONGEST_CELL: Final = 120
 """Maximum length in characters of a value's text in a cell."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
-__all__ = ["result_fields", "rows_to_dataframe", "to_dataframe", "to_dataset"]
-
 
 VALUES_AT_ONCE: Final = 1000
 """Number of values that are looked up together."""
