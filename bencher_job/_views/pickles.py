@@ -124,6 +124,8 @@ _PLAIN: Final[Mapping[int, Callable[[Any], None]]] = pickle._Unpickler.dispatch 
 class _Reader(pickle._Unpickler):  # noqa: SLF001 - the C form calls what it has loaded
     """An unpickler that neither imports nor calls anything. The steps of its superclass only build plain data."""
 
+    read: Callable[[int], bytes]
+
     def __init__(self, file: io.BytesIO, buffers: Sequence[Bytes], most_steps: int) -> None:
         super().__init__(file, buffers=buffers)
         self.dispatch = _Steps(self, most_steps)  # type: ignore[assignment,misc]
@@ -154,8 +156,8 @@ class _Reader(pickle._Unpickler):  # noqa: SLF001 - the C form calls what it has
         made.__setstate__(state)
 
     def take_bytearray(self) -> None:
-        (size,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
-        self.stack.append(bytearray(self.read(size)))  # type: ignore[attr-defined]
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.stack.append(bytearray(self.read(size)))
 
     def _popped(self, kind: type) -> Any:
         if type(self.stack[-1]) is not kind:  # a copy of something else would not be counted
