@@ -13,7 +13,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType, FunctionType
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +26,7 @@ SHARE_OF_TIME: Final = 0.01
 """Maximum share of a process's time that git may take: the slower git is, the less often it is started."""
 
 GIT_SECONDS: Final = 2.0
-"""Timeout of git in seconds. After a timeout it isn't started again for the repository."""
+"""Timeout of git in seconds."""
 
 MOST_PLACES: Final = 4096
 """Maximum number of files and folders whose repositories are cached."""
@@ -34,23 +34,15 @@ MOST_PLACES: Final = 4096
 _KEPT_VARIABLES: Final = frozenset(
     {"GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_SYSTEM", "GIT_EXEC_PATH"}
 )
-_STATUS: Final = [
-    "git",
-    "-c",
-    "core.fsmonitor=false",
-    "status",
-    "--porcelain=v2",
-    "--branch",
-    "--no-ahead-behind",
-    "--untracked-files=no",
-]
+_STATUS: Final = "status", "--porcelain=v2", "--branch", "--no-ahead-behind", "--untracked-files=no"
+_COMMIT: Final = "rev-parse", "--verify", "HEAD"
 
 
 class GitState(NamedTuple):
-    """A commit, and whether tracked files differ from it."""
+    """A commit, and whether tracked files differ from it; None if it takes git too long to tell."""
 
     commit: str
-    is_dirty: bool
+    is_dirty: bool | None
 
 
 @functools.cache
@@ -148,6 +140,26 @@ def _status(worktree: str) -> GitState | None:
     """Ask git for the commit (empty if there is none) and whether the tree is dirty; None if git fails."""
     import subprocess  # slow to import, and many jobs are not in a repository
 
+    try:
+        try:
+            lines = _answer(worktree, _STATUS).splitlines()
+        except subprocess.TimeoutExpired:  # a large tree that is looked at for the first time
+            return GitState(_answer(worktree, _COMMIT).strip(), None)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    oid = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), "")
+    return GitState(oid if oid != "(initial)" else "", any(not line.startswith("#") for line in lines))
+
+
+def _answer(worktree: str, words: Sequence[str]) -> str:
+    """Return what git answers.
+
+    Raises:
+        OSError: when git can't be started.
+        subprocess.SubprocessError: when it fails, or takes longer than `GIT_SECONDS`.
+    """
+    import subprocess
+
     variables = {
         name: value
         for name, value in os.environ.items()
@@ -160,26 +172,21 @@ def _status(worktree: str) -> GitState | None:
         "GIT_TERMINAL_PROMPT": "0",
         "LC_ALL": "C",
     }
-    try:
-        with start_lock.lock:
-            git = subprocess.Popen(  # noqa: S603 - the arguments are constants, and no shell is involved
-                _STATUS,
-                cwd=worktree,
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-        with git:
-            try:
-                output, _ = git.communicate(timeout=GIT_SECONDS)
-            except BaseException:
-                git.kill()
-                raise
-    except (OSError, subprocess.SubprocessError):
-        return None
+    with start_lock.lock:
+        git = subprocess.Popen(  # noqa: S603 - the arguments are constants, and no shell is involved
+            ["git", "-c", "core.fsmonitor=false", *words],  # noqa: S607 - from the PATH, as users run it
+            cwd=worktree,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+    with git:
+        try:
+            output, _ = git.communicate(timeout=GIT_SECONDS)
+        except BaseException:
+            git.kill()
+            raise
     if git.returncode != 0:
-        return None
-    lines = output.decode("utf-8", "replace").splitlines()
-    oid = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), "")
-    return GitState(oid if oid != "(initial)" else "", any(not line.startswith("#") for line in lines))
+        raise subprocess.CalledProcessError(git.returncode, git.args)
+    return output.decode("utf-8", "replace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -263,6 +264,16 @@ def test_a_git_that_is_too_slow_is_asked_once(
     write_program(tmp_path / "bin/git", "exec sleep 60", monkeypatch)
     assert [git_state(repository) for _ in range(3)] == [None] * 3
     assert len(git_runs) == 1
+
+
+def test_of_a_tree_that_takes_long_to_look_at_the_commit_is_known(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, real = git(repository, "rev-parse", "HEAD"), shutil.which("git")
+    write_program(
+        tmp_path / "bin/git", f'case "$*" in *status*) exec sleep 600;; esac; exec {real} "$@"', monkeypatch
+    )
+    assert git_state(repository) == GitState(commit, None)
 
 
 def test_git_is_asked_again_when_its_word_is_old(
