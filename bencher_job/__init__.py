@@ -87,7 +87,9 @@ __all__ = [
 __version__ = VERSION
 
 for _name in {*__all__} & {*globals()}:  # so that pickles and error messages name this package
-    globals()[_name].__module__ = __name__
+    getattr(
+        sys.modules[__name__], _name
+    ).__module__ = __name__  # which makes lazy imports of Python 3.15 happen
 del _name
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # a program that wants the log adds a handler
