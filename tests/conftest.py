@@ -94,6 +94,9 @@ def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wr
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv(
+        "PYTHONDONTWRITEBYTECODE", "1"
+    )  # for a file is not compiled again in the second that it changes
     written: dict[str, ModuleType] = {}
 
     def write(name: str, code: str) -> ModuleType:
