@@ -13,10 +13,12 @@ import logging
 import os
 import sqlite3
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from hashlib import sha256
+from operator import gt, lt
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -28,11 +30,10 @@ from .schema import SELECT_ENTRY, SELECT_RECORD, STORE_VERSION, count, is_text
 
 _log = logging.getLogger(__name__)
 
-MOST_LOST: Final = 3_000
-"""How many numbers without a row that can be read, one after the other, are taken for the end of a table.
+ROWS_AT_ONCE: Final = 200
 
-A page that leads to others leads to some hundred of them, with a few rows each.
-"""
+WIDTH_PER_STEP: Final = 32
+"""A damaged place is crossed row by row at first, and then in steps of a 32nd of what was crossed so far."""
 
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _DAMAGE_IN_USE: Final = {*_DAMAGE, sqlite3.SQLITE_CONSTRAINT}
@@ -205,25 +206,78 @@ def _save_totals(damaged: sqlite3.Connection, fresh: Database) -> None:
 
 
 def _readable(damaged: sqlite3.Connection, select: str, key: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a table, each beginning with its key, up to the first damage and behind the last one.
+    """Yield the rows of a table, each beginning with its key, before, behind and between holes; some come twice.
 
-    Between them rows are looked up by their number, where they have one. Some rows come twice.
+    A hole takes a few hundred attempts at most, so all takes as long as there are rows and holes.
     """
-    number = 0
-    for order in ("ASC", "DESC"):
-        with suppress(*UNREADABLE):
-            for row in damaged.execute(f"{select} ORDER BY {key} {order}"):
-                if order == "ASC" and key in _NUMBERS:
-                    number = row[0]
-                yield row
+    upwards, downwards = _Reader(damaged, select, key, ">"), _Reader(damaged, select, key, "<")
+    yield from upwards
+    if upwards.is_complete:
+        return
+    yield from downwards
+    if key not in _NUMBERS:
+        return
+    hole, end = upwards.last or 0, sys.maxsize if downwards.last is None else downwards.last
+    at = hole + 1
+    while at < end:
+        behind = _Reader(damaged, select, key, ">", at - 1)
+        rows = iter(behind)
+        first = next(rows, None)
+        if first is None:
+            at += 1 + (at - hole) // WIDTH_PER_STEP
+            continue
+        yield first
+        for row in _Reader(damaged, select, key, "<", first[0]):  # what a step has passed over
+            if row[0] <= hole:
+                break
+            yield row
+        yield from rows
+        if behind.is_complete:
             return
-    lost = 0
-    while key in _NUMBERS and lost < MOST_LOST:
-        number, lost = number + 1, lost + 1
-        with suppress(*UNREADABLE):
-            for row in damaged.execute(f"{select} WHERE {key} = ?", (number,)):
-                lost = 0
-                yield row
+        hole, at = behind.last, behind.last + 1
+
+
+class _Reader:
+    """Reads rows of one table in the order of their keys, up (`>`) or down (`<`), until one can't be read.
+
+    Attributes:
+        last: the key of the last row that was read, at first that behind which it begins; None for the outermost.
+        is_complete: whether all rows were read.
+    """
+
+    def __init__(
+        self, damaged: sqlite3.Connection, select: str, key: str, direction: str, last: Any = None
+    ) -> None:
+        self._damaged = damaged
+        self._is_beyond = gt if direction == ">" else lt
+        order = "ASC" if direction == ">" else "DESC"
+        self._first = f"{select} ORDER BY {key} {order} LIMIT ?"
+        self._next = f"{select} WHERE {key} {direction} ? ORDER BY {key} {order} LIMIT ?"
+        self.last = last
+        self.is_complete = False
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        limit = ROWS_AT_ONCE
+        while not self.is_complete:
+            try:
+                if self.last is None:
+                    rows = self._damaged.execute(self._first, (limit,)).fetchall()
+                else:
+                    rows = self._damaged.execute(self._next, (self.last, limit)).fetchall()
+            except UNREADABLE:
+                if limit == 1:
+                    return
+                limit = 1  # the rows before the damaged place
+                continue
+            self.is_complete = len(rows) < limit
+            rows = [row for row in rows if row[0] is not None]  # damaged: no key of ours is NULL
+            if not rows:
+                return
+            if type(rows[-1][0]) is type(self.last) and not self._is_beyond(rows[-1][0], self.last):
+                self.is_complete = False
+                return  # damaged pages may lead back to where they were
+            self.last = rows[-1][0]
+            yield from rows
 
 
 MOST_KEPT: Final = 1 << 30

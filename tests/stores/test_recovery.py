@@ -22,6 +22,7 @@ from bencher_job._stores import MISS, Entry, Hit, dump
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.leases import Lease
+from bencher_job._stores.recovery import _readable
 from tests.environment import unmeasured
 from tests.leasing import acquired
 
@@ -330,3 +331,24 @@ def test_a_database_that_lacks_a_table_is_mended_by_whoever_opens_it(store: Disk
         figures = store.figures()
     assert figures.entries == (0 if part == "TABLE Cache" else len(KEYS))
     assert sum(function.entries for function in store.functions()) == figures.entries
+
+
+def test_rows_between_damaged_places_that_are_far_apart_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.db"
+    numbers = [block * 10**6 + number for block in range(3) for number in range(1000)]
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE Rows (number INTEGER PRIMARY KEY, text TEXT)")
+        rows = ((number, f"row {number}." + "x" * 100) for number in numbers)
+        database.executemany("INSERT INTO Rows VALUES (?, ?)", rows)
+        database.commit()
+    content = bytearray(path.read_bytes())
+    for number in (500, 2_000_500):
+        page = content.index(f"row {number}.".encode()) // 4096 * 4096
+        content[page : page + 4096] = b"\xff" * 4096
+    path.write_bytes(content)
+
+    with closing(sqlite3.connect(path)) as database:
+        read = {row[0] for row in _readable(database, "SELECT number, text FROM Rows", "number")}
+    lost = sorted({*numbers} - read)
+    assert 0 < len(lost) < 100
+    assert all(abs(number % 1_000_000 - 500) < 50 for number in lost)
