@@ -117,7 +117,7 @@ def _names_in(node: ast.AST | None) -> Iterator[str]:
         yield from (each.id for each in ast.walk(node) if isinstance(each, ast.Name))
 
 
-class Uses(NamedTuple):
+class NameUses(NamedTuple):
     """What the source of a function does with names from outside and with attributes.
 
     Attributes:
@@ -133,7 +133,7 @@ class Uses(NamedTuple):
     attributes_read: frozenset[str]
 
 
-def uses_of(definition: Definition, class_name: str = "") -> Uses:
+def uses_of(definition: Definition, class_name: str = "") -> NameUses:
     """Find what a function, a method of the class of this name, reads and writes."""
     mentioned: Counter[str] = Counter()
     changed: Counter[str] = Counter()
@@ -157,7 +157,7 @@ def uses_of(definition: Definition, class_name: str = "") -> Uses:
                 changed[_label(container)] += verb in _WRITERS
     changed = +changed
     only = {label for label, count in changed.items() if mentioned[label] == count}
-    return Uses(
+    return NameUses(
         frozenset(label for label in only if label[0] != "."),
         frozenset(label[1:] for label in {*changed, *assigned} if label[0] == "."),
         frozenset(label[1:] for label in +(mentioned - changed) if label[0] == "."),
@@ -582,7 +582,7 @@ class CodeInfo(NamedTuple):
     digest: bytes
     free_names: FreeNames
     source: str | None
-    uses: Uses
+    uses: NameUses
     bytecode: bytes
 
 
@@ -598,7 +598,7 @@ def code_info_of(code: CodeType, namespace: dict[str, Any]) -> CodeInfo:
     elif (source := source_of(code, namespace)) is None:
         nothing: frozenset[str] = frozenset()
         names = frozenset(name for inner in nested(code) for name in inner.co_names)
-        info = CodeInfo(bytecode, free_names_of(code), None, Uses(nothing, nothing, names), bytecode)
+        info = CodeInfo(bytecode, free_names_of(code), None, NameUses(nothing, nothing, names), bytecode)
     else:
         definition = source.definition
         info = CodeInfo(

@@ -177,7 +177,7 @@ class Courier:
         return seconds if is_idle else 0.0
 
     def _note_figures(self) -> None:
-        """Write what was counted since this was last done, for those who look at the local store."""
+        """Write what was counted since this was last done, for readers of the local store."""
         store, (hits, superseded, _) = self._store, self._counted
         now = store.hits, store.superseded, store.breaker.reason
         if now != self._counted and not self.is_over:

@@ -98,7 +98,7 @@ def read_pickle(stream: Bytes, buffers: Sequence[Bytes] = (), *, most_steps: int
     if len(stream) > LARGEST_STREAM:
         raise Unreadable(f"its objects take more than {LARGEST_STREAM >> 20} MB")
     try:
-        return _Reader(io.BytesIO(stream), buffers, most_steps).load()
+        return _Unpickler(io.BytesIO(stream), buffers, most_steps).load()
     except Unreadable:
         raise
     except Exception as error:  # what damage leads to is anyone's guess
@@ -121,7 +121,7 @@ _KEYS: Final = {
 _PLAIN: Final[Mapping[int, Callable[[Any], None]]] = pickle._Unpickler.dispatch  # noqa: SLF001 - as below
 
 
-class _Reader(pickle._Unpickler):  # noqa: SLF001 - the C form calls what it has loaded
+class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - the C form calls what it has loaded
     """An unpickler that neither imports nor calls anything. The steps of its superclass only build plain data."""
 
     read: Callable[[int], bytes]
@@ -170,14 +170,14 @@ class _Steps:
 
     _ALL: Final[Mapping[int, Callable[[Any], None]]] = {
         **{code: step for code, step in _PLAIN.items() if code not in {pickle.INST[0], pickle.OBJ[0]}},
-        pickle.REDUCE[0]: _Reader.make,
-        pickle.NEWOBJ[0]: _Reader.make,
-        pickle.NEWOBJ_EX[0]: _Reader.make_with_keywords,
-        pickle.BUILD[0]: _Reader.give_state,
-        pickle.BYTEARRAY8[0]: _Reader.take_bytearray,
+        pickle.REDUCE[0]: _Unpickler.make,
+        pickle.NEWOBJ[0]: _Unpickler.make,
+        pickle.NEWOBJ_EX[0]: _Unpickler.make_with_keywords,
+        pickle.BUILD[0]: _Unpickler.give_state,
+        pickle.BYTEARRAY8[0]: _Unpickler.take_bytearray,
     }
 
-    def __init__(self, reader: _Reader, most: int) -> None:
+    def __init__(self, reader: _Unpickler, most: int) -> None:
         self._reader = reader
         self._most = self._left = most
 
