@@ -17,8 +17,12 @@ An exception of a job's own function is none of these: it reaches the caller unc
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
+from typing import Final
+
+_log: Final = logging.getLogger(__name__)
 
 
 class BencherJobError(Exception):
@@ -150,9 +154,17 @@ class CacheWarning(UserWarning):
 
 
 def warn_caller(message: str) -> None:
-    """Emit a `CacheWarning` that points at the first line outside this package."""
+    """Emit a `CacheWarning` that points at the first line outside this package.
+
+    In a thread of this package no caller could catch it, so there it is logged where warnings are errors.
+    """
     level, frame = 2, sys._getframe(1)  # noqa: SLF001 - the only way to a caller's frame
     package = __name__.partition(".")[0]
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, CacheWarning, stacklevel=level)
+    try:
+        warnings.warn(message, CacheWarning, stacklevel=level)
+    except CacheWarning:
+        if frame.f_globals.get("__name__") != "threading":
+            raise
+        _log.warning("%s", message)

@@ -63,7 +63,15 @@ def hit(tmp_path: Path) -> set[str]:
 
 
 def miss(tmp_path: Path, **options: Any) -> set[str]:
-    return passed(lambda: cached_job(cache_dir=tmp_path, **options)(accuracy)("svm", c=2.0))
+    made: list[Any] = []
+
+    def call() -> None:
+        made.append(cached_job(cache_dir=tmp_path, **options)(accuracy))
+        made[0]("svm", c=2.0)
+
+    seen = passed(call)
+    made[0].cache.close()  # before its folders are removed
+    return seen
 
 
 def pooled_miss(tmp_path: Path) -> set[str]:
@@ -74,17 +82,15 @@ def shared_hit(tmp_path: Path) -> set[str]:
     first = cached_job(cache_dir=tmp_path / "a", shared=tmp_path)(accuracy)
     first("svm", c=2.0)
     first.cache.close()
-    passed_through = miss(tmp_path / "b", shared=tmp_path)
-    cached_job(cache_dir=tmp_path / "b", shared=tmp_path)(
-        accuracy
-    ).cache.close()  # before the folder is removed
-    return passed_through
+    return miss(tmp_path / "b", shared=tmp_path)
 
 
 def explained(tmp_path: Path) -> set[str]:
     function = cached_job(cache_dir=tmp_path)(accuracy)
     function("svm", c=2.0)
-    return passed(lambda: function.explain("svm", c=3.0))
+    seen = passed(lambda: function.explain("svm", c=3.0))
+    function.cache.close()
+    return seen
 
 
 @pytest.mark.parametrize(
