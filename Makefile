@@ -15,7 +15,7 @@ demo: $(READY)-demo  ## find out which codec packs real text best, on all cores
 
 test: $(READY)-test  ## run all tests, on all cores
 	@echo "All tests take some minutes on 2 cores; ARGS=tests/keys runs some, ARGS='-n 0' one by one."
-	$(BIN)/python -m pytest -n auto --durations 3 $(ARGS)
+	$(BIN)/python -m pytest -n auto --max-worker-restart 0 --durations 3 $(ARGS)
 
 lint: $(READY)-test $(READY)-lint  ## formatting, style, types, the order of imports
 	$(BIN)/ruff format --check .
