@@ -137,7 +137,7 @@ def test_a_class_of_a_function_passes():
     [
         (Hashed("a"), lambda: Hashed("a"), "in another process", "value.code, a int"),
         (Listed(), Listed, "in another process", "value.texts["),
-        (Identified(), Identified, "when it is made anew and in another process", "value.token, a int"),
+        (Identified(), Identified, "when it is made again and in another process", "value.token, a int"),
         (PickledByHash(), None, "in another process", "value.code, a int"),
         (KeyedByHash("a"), None, "in another process", "value.__job_key__()['hash'], a int"),
         (

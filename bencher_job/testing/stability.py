@@ -61,7 +61,7 @@ def assert_stable_key(
     >>> assert_stable_key(Config("small"), make=lambda: Config("small"))
     Traceback (most recent call last):
         ...
-    AssertionError: The key of value, a ...Config, is another when it is made anew and in another process...
+    AssertionError: The key of value, a ...Config, is another when it is made again and in another process...
     """
     key = _key_of(value)
     travels = _packed(value if make is None else make, made=make is not None)
@@ -96,7 +96,7 @@ def _others(value: object, make: Callable[[], object] | None) -> Iterator[tuple[
             continue
         yield where, other
     if make is not None:
-        yield "when it is made anew", make()
+        yield "when it is made again", make()
 
 
 def _round_trip(value: object) -> object:

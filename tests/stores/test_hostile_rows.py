@@ -355,7 +355,7 @@ def test_a_link_in_the_place_of_the_generation_is_not_written_to(ground: Ground)
 
 
 def test_settings_that_are_planted_for_diskcache_are_not_read(ground: Ground) -> None:
-    """A database of no version is made anew, and diskcache would take its settings from there."""
+    """A database of no version is made again, and diskcache would take its settings from there."""
     with closing(sqlite3.connect(ground.directory / "cache.db", isolation_level=None)) as database:
         for table in (
             "Cache",
