@@ -108,6 +108,37 @@ def test_a_wrapper_with_slots_counts_with_its_state(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
+    "definition",
+    [
+        "class W(wrapt.FunctionWrapper):\n    def __init__(self, n):\n        super().__init__(one, around)\n"
+        "        self._self_n = n\ng = W({})",
+        "class W(wrapt.FunctionWrapper):\n    def __init__(self, n):\n        super().__init__(one, self.run)\n"
+        "        self._self_n = n\n    def run(self, wrapped, i, a, k): return self._self_n\ng = W({})",
+        "class W(wrapt.FunctionWrapper): pass\ng = W(one, lambda wrapped, i, a, k: {})",
+        "g = wrapt.FunctionWrapper(one, lambda wrapped, i, a, k: {})",
+        "g = wrapt.FunctionWrapper(one, around, lambda: {})",
+        "class W:\n    def __init__(self, n):\n        self.n, self.go = n, self.run\n"
+        "        functools.update_wrapper(self, one)\n    def run(self, x): return self.n\n"
+        "    def __call__(self, x): return self.go(x)\ng = W({})",
+    ],
+)
+def test_what_a_decorator_was_given_counts(load: Load, definition: str) -> None:
+    source = (
+        "import functools, wrapt\ndef one(x): return x\ndef around(wrapped, i, a, k): return 1\n"
+        f"{definition}\ndef f(x): return g(x)\n"
+    )
+    modules = [load(source.format(n)) for n in (1, 1, 2)]
+    for key in (lambda module: code_key(module.f), lambda module: key_of([module.g])):
+        before, same, other = map(key, modules)
+        assert before == same != other
+    if hasattr(modules[0].g, "_self_n"):
+        tracker = tracked(modules[0].f)
+        before = tracker()
+        modules[0].g._self_n = 2
+        assert tracker() != before
+
+
+@pytest.mark.parametrize(
     "read", ["TABLE[0].weight", "alias().weight", "getattr(tagged, 'weight')", "vars(tagged)['weight']"]
 )
 def test_an_attribute_of_a_function_counts_from_whatever_it_is_read(load: Load, read: str) -> None:

@@ -17,6 +17,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+import wrapt
 
 from bencher_job import UnkeyableArgument
 
@@ -162,6 +163,11 @@ def test_the_refusal_quotes_the_error_of_a_reduction():
     with pytest.raises(UnkeyableArgument, match="not today") as caught:
         key_of([Broken()])
     assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_a_partial_of_wrapt_is_refused_since_it_hides_its_arguments():
+    with pytest.raises(UnkeyableArgument, match=r"pass functools\.partial"):
+        key_of(wrapt.PartialCallableObjectProxy(max, 1))
 
 
 class Wrong:
