@@ -67,6 +67,8 @@ def f(x):
         ("deque([one, LOCK])", "m.THING[0] = m.two"),
         ("SimpleNamespace(a=one, b=LOCK)", "m.THING.a = m.two"),
         ("(one, LOCK, [1])", "m.THING[2].append(2)"),
+        ("{one, LOCK}", "m.THING.add(m.two)"),
+        ("(lambda rows: rows.append(rows) or rows)([one, LOCK])", "m.THING[0] = m.two"),
     ],
 )
 def test_the_other_parts_count(load: Load, definition: str, change: str) -> None:
