@@ -144,15 +144,13 @@ def watch_members(watch: Watch, value: Any) -> None:
         watch.members(value)
     if isinstance(value, defaultdict):
         watch.attribute(value, "default_factory", value.default_factory)
-    if type(value) is SimpleNamespace or is_own_class(type(value)):
-        if everything := _dict_of(value):
-            watch.members(everything)
-        for name, slot in _slots_of(type(value)):
-            held = _slot(value, slot)
-            if held is ABSENT:
-                watch.condition(functools.partial(_is_empty_slot, value, slot))
-            elif not name.startswith("__"):
-                watch.attribute(value, name, held)
+    watch.members(_dict_of(value))
+    for name, slot in _slots_of(type(value)):
+        held = _slot(value, slot)
+        if held is ABSENT:
+            watch.condition(functools.partial(_is_empty_slot, value, slot))
+        elif not name.startswith("__"):
+            watch.attribute(value, name, held)
 
 
 def leads_to_own_code(value: Any, depth: int = _DEEPEST) -> bool:

@@ -7,12 +7,13 @@ from types import ModuleType
 
 import pytest
 
-from .keys import code_key, explained, key_of, tracked
+from .keys import calls_of, code_key, explained, key_of, tracked
 
 Load = Callable[..., ModuleType]
 
 SOURCE = """
 import threading
+from argparse import Namespace
 from collections import OrderedDict, defaultdict, deque
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -68,6 +69,9 @@ def f(x):
         ("SimpleNamespace(a=one, b=LOCK)", "m.THING.a = m.two"),
         ("(one, LOCK, [1])", "m.THING[2].append(2)"),
         ("{one, LOCK}", "m.THING.add(m.two)"),
+        ("Namespace(a=one, b=LOCK)", "m.THING.a = m.two"),
+        ("Namespace(a=None, b=LOCK)", "m.THING.a = m.two"),
+        ("Namespace(a=Namespace(a=one), b=LOCK)", "m.THING.a.a = m.two"),
         ("(lambda rows: rows.append(rows) or rows)([one, LOCK])", "m.THING[0] = m.two"),
     ],
 )
@@ -101,6 +105,8 @@ def test_a_wrapper_with_slots_counts_with_its_state(load: Load) -> None:
     module = load(source.format(1))
     tracker = tracked(module.f)
     before = tracker()
+    tracker()
+    assert calls_of(tracker) < calls_of(tracked(module.f)) / 5, "it is not walked again"
     assert code_key(load(source.format(2)).f) != before
     assert code_key(load(source.format(1).replace("x + 1", "x + 2")).f) != before
     module.g.n = 5
