@@ -331,10 +331,7 @@ def _null(chunks: Sequence[Any], _dtype: Any) -> object:
 
 def _fixed_width(chunks: Sequence[Any], dtype: Any) -> object:
     """Return the bytes of numbers, times and the like, with zeros for missing ones."""
-    try:
-        width = dtype.bit_width
-    except ValueError:
-        raise refuse(type(dtype), f"arrays of the type {dtype} are not supported; cast it") from None
+    width = dtype.bit_width
     number = f"u{width // 8}" if width in {8, 16, 32, 64} else f"({width // 8},)u1"
     kind = _KINDS_OF_NUMBERS.get(str(dtype), number)
     arrays = []

@@ -53,6 +53,9 @@ _BY_REASON: Final = {
     """,
     _CONTEXT: "_contextvars.Context _contextvars.ContextVar _contextvars.Token",
     _ADDRESS: "_ctypes.CFuncPtr _ctypes._Pointer ctypes.c_char_p ctypes.c_void_p ctypes.c_wchar_p",
+    "it hides its arguments; pass functools.partial": (
+        "PartialCallableObjectProxy wrapt.PartialCallableObjectProxy"
+    ),
     "it is a query plan, not data; pass the result of its collect()": "polars.LazyFrame",
     "the operating system's random generator has no state; pass random.Random(seed)": "random.SystemRandom",
     "a bare object() has no value, only an identity; use a member of an Enum": "object",
@@ -316,8 +319,9 @@ def _wrapper(value: Any) -> object:
 
 
 def _transparent(value: Any) -> object:
-    wrapper = getattr(value, "_self_wrapper", None)
-    return Attributes(__wrapped__=value.__wrapped__, _self_wrapper=wrapper)
+    form = Attributes(__wrapped__=value.__wrapped__, _self_wrapper=getattr(value, "_self_wrapper", None))
+    enabled = getattr(value, "_self_enabled", None)
+    return form if enabled is None else Attributes(form, _self_enabled=enabled)
 
 
 def _property(value: property) -> object:
@@ -421,9 +425,12 @@ VALUES: Final = {
     "property": CanonicalForm(_property),
     "functools.partial": CanonicalForm(_partial),
     "functools._lru_cache_wrapper": CanonicalForm(_wrapper, internal=_OF_WRAPPERS, is_open=True),
-    "wrapt.ObjectProxy": CanonicalForm(_transparent),
-    "wrapt.BaseObjectProxy": CanonicalForm(_transparent),
-    "_wrappers.ObjectProxy": CanonicalForm(_transparent, label="wrapt.ObjectProxy"),
+    "wrapt.ObjectProxy": CanonicalForm(_transparent, internal=_OF_WRAPPERS),
+    "wrapt.BaseObjectProxy": CanonicalForm(_transparent, internal=_OF_WRAPPERS),
+    **{
+        name: CanonicalForm(_transparent, label="wrapt.ObjectProxy", internal=_OF_WRAPPERS)
+        for name in ("ObjectProxy", "_wrappers.ObjectProxy")  # of wrapt 1, whose classes in C name no package
+    },
     # objects with a state
     "_struct.Struct": CanonicalForm(lambda value: value.format, leaf=True, label="struct.Struct"),
     "re.Pattern": CanonicalForm(lambda value: (value.pattern, value.flags), leaf=True),

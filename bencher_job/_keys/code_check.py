@@ -26,7 +26,7 @@ from .._options import CodeScope
 from .code import CodeInfo, Place, accept_code_info, place_of
 from .files import content_digest
 from .fingerprint import Fingerprint
-from .graph import Edge, Node, Table, digest_graph
+from .graph import Edge, Node, Table, digest_nodes
 from .libraries import version_of
 from .names import MAIN_MODULES, is_own_module, module_name, qualified_name
 from .walker import Walker
@@ -79,10 +79,10 @@ class CodeCheck:
             found: dict[str, tuple[bytes, ...]] = {}
             for scope in {scope for scope, _, _ in self.references}:
                 walker = Walker(scope)
-                roots = tuple(
-                    _walk(walker, module, name) for wanted, module, name in self.references if wanted == scope
-                )
-                found |= _by_name(digest_graph(roots, walker.nodes)[1], walker.nodes)
+                for wanted, module, name in self.references:
+                    if wanted == scope:
+                        _walk(walker, module, name)
+                found |= _by_name(digest_nodes(walker.nodes), walker.nodes)
         return found
 
 
@@ -102,7 +102,7 @@ def code_check_for(
         named = _named(nodes, frozenset(by_value), root)
         imported = _reachable(named)
         references += [(scope, *name) for name in named.values()]
-        digests |= _by_name(digest_graph(tuple(imported), nodes)[1], imported)
+        digests |= _by_name(digest_nodes(nodes), imported)
         data.update(node.name for node in imported if _may_be_changed_by_jobs(node))
         for node in nodes:
             if isinstance(node.origin, Path) and isinstance(node.content, bytes):
@@ -198,13 +198,13 @@ def _import_all(modules: Iterable[str]) -> None:
             importlib.import_module(module)
 
 
-def _walk(walker: Walker, module: str, name: str) -> Edge:
+def _walk(walker: Walker, module: str, name: str) -> None:
     try:
         loaded = importlib.import_module(module)
         found = operator.attrgetter(name)(loaded) if name else loaded
     except (ImportError, AttributeError):
-        return ("missing", module, name)
-    return walker.walk_global(_plain(found), f"{module_name(module)}.{name}" if name else module)
+        return  # the name is then missing
+    walker.walk_global(_plain(found), f"{module_name(module)}.{name}" if name else module)
 
 
 def _reachable(nodes: Iterable[Node]) -> dict[Node, None]:

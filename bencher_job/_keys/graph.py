@@ -231,25 +231,31 @@ Edge = str | bytes | Node | Table | tuple["Edge", ...]
 
 
 def digest_graph(root: Edge, nodes: Iterable[Node]) -> tuple[bytes, dict[Node, bytes]]:
-    """Digest a graph as a whole, and each node with the names of the nodes that it leads to.
+    """Digest a graph as a whole, and each node as `digest_nodes` does.
 
     The first label of a node is its name; the next label covers its content and the labels of the nodes that this
     leads to. The rounds end when one distinguishes no more nodes than the round before. Two graphs then have the same
     digest exactly if they unfold to the same tree, whichever object was met first (Moore's partition refinement).
     """
-    nodes = list(nodes)
-    labels = {node: digest(("name", node.name), "code") for node in nodes}
-    own: dict[Node, bytes] = {}
-    while True:
-        refined = {
-            node: digest(("part", node.name, _resolved(node.content, labels)), "code") for node in nodes
-        }
-        own = own or refined
-        if len(set(refined.values())) == len(set(labels.values())):
-            break
-        labels = refined
+    labels = _names_of(nodes)
+    own = refined = _refined(labels)
+    while len(set(refined.values())) != len(set(labels.values())):
+        labels, refined = refined, _refined(refined)
     everything = tuple(sorted(set(refined.values())))
     return digest(("graph", _resolved(root, refined), everything), "code"), own
+
+
+def digest_nodes(nodes: Iterable[Node]) -> dict[Node, bytes]:
+    """Digest each node with the names of the nodes that it leads to."""
+    return _refined(_names_of(nodes))
+
+
+def _names_of(nodes: Iterable[Node]) -> dict[Node, bytes]:
+    return {node: digest(("name", node.name), "code") for node in nodes}
+
+
+def _refined(labels: dict[Node, bytes]) -> dict[Node, bytes]:
+    return {node: digest(("part", node.name, _resolved(node.content, labels)), "code") for node in labels}
 
 
 def _resolved(edge: Edge, labels: dict[Node, bytes]) -> Any:

@@ -209,8 +209,6 @@ def _read_version(metadata: _Metadata, file: str, changed: int) -> str:  # noqa:
     try:
         with open(file, encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                if not line.strip():
-                    break  # the description begins
                 if line.lower().startswith("version:"):
                     version = line.partition(":")[2].strip()
                     break

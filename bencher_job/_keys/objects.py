@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import copyreg
 import functools
+import gc
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
@@ -66,12 +67,21 @@ def own_attributes(value: Any, base: type, internal: frozenset[str] = frozenset(
     cls = type(value)
     if cls.__getstate__ is not base.__getstate__:
         return _attributes(value, cls, value.__getstate__())
-    everything: dict[str, object] = getattr(value, "__dict__", {})
-    attributes = {name: content for name, content in everything.items() if name not in internal}
+    attributes = {name: content for name, content in dict_of(value).items() if name not in internal}
     for name in _slots(cls.__mro__[: cls.__mro__.index(base)]):
         if (content := getattr(value, name, _MISSING)) is not _MISSING:
             attributes[name] = content
     return _attributes(value, cls, attributes)
+
+
+def dict_of(value: Any) -> dict[str, object]:
+    """Return an object's own `__dict__`; empty if it has none."""
+    wrapt: Any = sys.modules.get("wrapt")
+    if wrapt is not None and issubclass(type(value), getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)):
+        # Its `__dict__` is that of the wrapped object. Its own one is the first dict that it refers to.
+        return next((held for held in gc.get_referents(value) if type(held) is dict), {})
+    held: dict[str, object] = getattr(value, "__dict__", {})
+    return held
 
 
 def _reduction(value: Any, cls: type) -> Any:

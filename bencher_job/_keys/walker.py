@@ -50,7 +50,7 @@ from .names import (
     module_of,
     qualified_name,
 )
-from .objects import options_of
+from .objects import dict_of, options_of
 
 _NO_INSTANCE: Final = frozenset({bool, bytes, complex, float, int, str, NoneType, FunctionType, ModuleType})
 _CONTAINERS: Final = frozenset({"builtins", "collections", "functools", "types"})
@@ -144,15 +144,13 @@ def watch_members(watch: Watch, value: Any) -> None:
         watch.members(value)
     if isinstance(value, defaultdict):
         watch.attribute(value, "default_factory", value.default_factory)
-    if type(value) is SimpleNamespace or is_own_class(type(value)):
-        if everything := _dict_of(value):
-            watch.members(everything)
-        for name, slot in _slots_of(type(value)):
-            held = _slot(value, slot)
-            if held is ABSENT:
-                watch.condition(functools.partial(_is_empty_slot, value, slot))
-            elif not name.startswith("__"):
-                watch.attribute(value, name, held)
+    watch.members(_dict_of(value))
+    for name, slot in _slots_of(type(value)):
+        held = _slot(value, slot)
+        if held is ABSENT:
+            watch.condition(functools.partial(_is_empty_slot, value, slot))
+        elif not name.startswith("__"):
+            watch.attribute(value, name, held)
 
 
 def leads_to_own_code(value: Any, depth: int = _DEEPEST) -> bool:
@@ -184,7 +182,7 @@ def _is_own_code(value: object) -> bool:
 
 def _dict_of(value: object) -> dict[str, object]:
     try:
-        held = getattr(value, "__dict__", None)
+        held = dict_of(value)
     except Exception:  # noqa: BLE001 - a proxy may raise anything
         return {}
     return held if type(held) is dict else {}
@@ -432,18 +430,28 @@ class Walker:
 
     def _refer_wrapper(self, wrapper: Any, path: str) -> Edge:
         """Refer to a decorator's callable object: to the wrapped object and to the decorator's state."""
+        if id(wrapper) in self._open:
+            return ("cycle",)
+        self._open.add(id(wrapper))
+        try:
+            return ("wrapper", *self._parts_of_wrapper(wrapper, path), self.refer(wrapped_in(wrapper), path))
+        finally:
+            self._open.discard(id(wrapper))
+
+    def _parts_of_wrapper(self, wrapper: Any, path: str) -> Iterator[Edge]:
         kind = type(wrapper)
-        inner: Edge = self.refer(wrapped_in(wrapper), path)
         if is_own_class(kind):
             watch_members(self.watch, wrapper)
             held = sorted(attributes_in(wrapper).items())
-            state = [(name, value) for name, value in held if name not in COPIED_BY_WRAPS]
-            return ("wrapper", self.refer(kind, path), self._refer_items(state, path), inner)
-        around = getattr(wrapper, "_self_wrapper", None)  # wrapt's
-        outer: tuple[Edge, ...] = () if around is None else (self.refer(around, path),)
+            yield self.refer(kind, path)
+            yield self._refer_items(((key, item) for key, item in held if key not in COPIED_BY_WRAPS), path)
+        else:
+            yield self.foreign(type_name(kind))
+        for name in ("_self_wrapper", "_self_enabled"):  # wrapt's
+            if (around := getattr(wrapper, name, None)) is not None:
+                yield self.refer(around, path)
         if (options := options_of(wrapper)) is not None:
-            outer = (*outer, digest(options, path))
-        return ("wrapper", self.foreign(type_name(kind)), *outer, inner)
+            yield digest(options, path)
 
     def _refer_alias(self, alias: Any, path: str) -> Edge:
         """Refer to the value of `type A = ...`, which Python evaluates when it is read."""

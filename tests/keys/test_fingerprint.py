@@ -10,9 +10,10 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -211,6 +212,9 @@ def test_a_source_that_is_newer_than_the_loaded_code_is_not_used(load: Load) -> 
     Path(module.__file__).write_text(source.replace("1", "2"))
     loaded = code_key(module.f)
     assert loaded not in {right, edited}
+    unparsable = load(source)
+    Path(unparsable.__file__).write_text("def f(:\n")
+    assert code_key(unparsable.f) == loaded
 
 
 def test_a_source_that_moved_in_its_file_is_still_found(load: Load) -> None:
@@ -280,7 +284,7 @@ class TestChangesAtRunTime:
     """Each change is noticed at the next call, and each reverted change gives the old digest."""
 
     SOURCE = """
-        import settings
+        import functools, settings
         SCALE, OFFSET, FLAG = 3, 1, True
         TABLE = {"rates": [1.0, 2.0]}
         def helper(x, base=1, *, deep=1):
@@ -291,6 +295,7 @@ class TestChangesAtRunTime:
             def __init__(self):
                 self.at = [1, 2]
         POINT = Point()
+        CALLS = [functools.partial(max, [1], key={}), Point().__init__]
         class Low: pass
         class High: pass
         class Child(Low): pass
@@ -300,7 +305,7 @@ class TestChangesAtRunTime:
             return inner
         inner = make(1)
         def f(x):
-            return helper(x) + OFFSET + len(TABLE) + settings.limit + Model.rate + inner(x) + POINT.at[0], Child
+            return helper(x) + OFFSET + len(TABLE) + settings.limit + Model.rate + inner(x) + POINT.at[0], Child, CALLS
     """
 
     @pytest.fixture
@@ -348,6 +353,15 @@ class TestChangesAtRunTime:
             pytest.param("Child.__bases__ = (High,)", "Child.__bases__ = (Low,)", id="base-of-a-class"),
             pytest.param("POINT.__class__ = Model", "POINT.__class__ = Point", id="class-of-an-object"),
             pytest.param("len = lambda x: 0", "del len", id="shadowed-builtin"),
+            pytest.param("CALLS[0].args[0].append(2)", "CALLS[0].args[0].pop()", id="argument-of-a-partial"),
+            pytest.param(
+                "CALLS[0].keywords['key'][1] = 2",
+                "del CALLS[0].keywords['key'][1]",
+                id="keyword-of-a-partial",
+            ),
+            pytest.param(
+                "CALLS[1].__self__.at[0] = 3", "CALLS[1].__self__.at[0] = 1", id="owner-of-a-bound-method"
+            ),
         ],
     )
     def test_a_change_is_noticed_and_its_revert_hits(
@@ -377,6 +391,25 @@ class TestChangesAtRunTime:
         tracker = tracked(cells["f"])
         before = tracker()
         run_cell("def later(x): return x", cells)
+        assert tracker() != before
+
+    def test_a_closure_variable_that_is_set_later_is_noticed(self) -> None:
+        def make() -> Iterator[Any]:
+            def f(x: int) -> int:
+                return later(x)
+
+            yield f
+
+            def later(x: int) -> int:
+                return x
+
+            yield
+
+        steps = make()
+        tracker = tracked(next(steps))
+        before = tracker()
+        assert tracker() == before
+        next(steps)
         assert tracker() != before
 
     def test_objects_are_digested_again(self) -> None:
@@ -410,10 +443,16 @@ def test_a_global_that_a_function_only_writes_does_not_count(load: Load) -> None
             count += 1
             return x
     """)
-    tracker = tracked(module.f)
-    before = tracker()
-    module.f(3)
-    assert tracker() == before
+    calls: list[int] = []
+
+    def closing(x: int) -> None:
+        calls.append(x)
+
+    for function in (module.f, closing):
+        tracker = tracked(function)
+        before = tracker()
+        function(3)
+        assert tracker() == before
 
 
 def test_a_global_that_a_function_writes_and_reads_counts(load: Load) -> None:
@@ -430,6 +469,11 @@ def test_only_the_attributes_of_a_module_that_are_used_count(load: Load) -> None
     before = code_key(load(source, helpers=helpers).f)
     assert code_key(load(source, helpers=helpers.replace("return 2", "return 3")).f) == before
     assert code_key(load(source, helpers=helpers.replace("return 1", "return 3")).f) != before
+
+
+def test_the_place_of_a_module_does_not_count(load: Load) -> None:
+    source = "import helpers\ndef f(x): return __file__, helpers.__file__, helpers.__doc__\n"
+    assert code_key(load(source, helpers="").f) == code_key(load(source, helpers="'A docstring.'").f)
 
 
 @pytest.mark.parametrize(

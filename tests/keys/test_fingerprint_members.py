@@ -7,12 +7,13 @@ from types import ModuleType
 
 import pytest
 
-from .keys import code_key, explained, key_of, tracked
+from .keys import calls_of, code_key, explained, key_of, tracked
 
 Load = Callable[..., ModuleType]
 
 SOURCE = """
 import threading
+from argparse import Namespace
 from collections import OrderedDict, defaultdict, deque
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -67,6 +68,11 @@ def f(x):
         ("deque([one, LOCK])", "m.THING[0] = m.two"),
         ("SimpleNamespace(a=one, b=LOCK)", "m.THING.a = m.two"),
         ("(one, LOCK, [1])", "m.THING[2].append(2)"),
+        ("{one, LOCK}", "m.THING.add(m.two)"),
+        ("Namespace(a=one, b=LOCK)", "m.THING.a = m.two"),
+        ("Namespace(a=None, b=LOCK)", "m.THING.a = m.two"),
+        ("Namespace(a=Namespace(a=one), b=LOCK)", "m.THING.a.a = m.two"),
+        ("(lambda rows: rows.append(rows) or rows)([one, LOCK])", "m.THING[0] = m.two"),
     ],
 )
 def test_the_other_parts_count(load: Load, definition: str, change: str) -> None:
@@ -99,12 +105,45 @@ def test_a_wrapper_with_slots_counts_with_its_state(load: Load) -> None:
     module = load(source.format(1))
     tracker = tracked(module.f)
     before = tracker()
+    tracker()
+    assert calls_of(tracker) < calls_of(tracked(module.f)) / 5, "it is not walked again"
     assert code_key(load(source.format(2)).f) != before
     assert code_key(load(source.format(1).replace("x + 1", "x + 2")).f) != before
     module.g.n = 5
     changed = tracker()
     module.g.never = 1
     assert len({before, changed, tracker()}) == 3
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "class W(wrapt.FunctionWrapper):\n    def __init__(self, n):\n        super().__init__(one, around)\n"
+        "        self._self_n = n\ng = W({})",
+        "class W(wrapt.FunctionWrapper):\n    def __init__(self, n):\n        super().__init__(one, self.run)\n"
+        "        self._self_n = n\n    def run(self, wrapped, i, a, k): return self._self_n\ng = W({})",
+        "class W(wrapt.FunctionWrapper): pass\ng = W(one, lambda wrapped, i, a, k: {})",
+        "g = wrapt.FunctionWrapper(one, lambda wrapped, i, a, k: {})",
+        "g = wrapt.FunctionWrapper(one, around, lambda: {})",
+        "class W:\n    def __init__(self, n):\n        self.n, self.go = n, self.run\n"
+        "        functools.update_wrapper(self, one)\n    def run(self, x): return self.n\n"
+        "    def __call__(self, x): return self.go(x)\ng = W({})",
+    ],
+)
+def test_what_a_decorator_was_given_counts(load: Load, definition: str) -> None:
+    source = (
+        "import functools, wrapt\ndef one(x): return x\ndef around(wrapped, i, a, k): return 1\n"
+        f"{definition}\ndef f(x): return g(x)\n"
+    )
+    modules = [load(source.format(n)) for n in (1, 1, 2)]
+    for key in (lambda module: code_key(module.f), lambda module: key_of([module.g])):
+        before, same, other = map(key, modules)
+        assert before == same != other
+    if hasattr(modules[0].g, "_self_n"):
+        tracker = tracked(modules[0].f)
+        before = tracker()
+        modules[0].g._self_n = 2
+        assert tracker() != before
 
 
 @pytest.mark.parametrize(

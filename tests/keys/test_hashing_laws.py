@@ -110,6 +110,28 @@ def union(codes, of_codes, make=pa.UnionArray.from_sparse):
     return make(pa.array(codes, pa.int8()), children, ["a", "b"], of_codes)
 
 
+def dense(offsets, numbers):
+    places = pa.array(offsets, pa.int32())
+    return pa.UnionArray.from_dense(
+        pa.array([0, 1, 0], pa.int8()), places, [pa.array(numbers), pa.array(["a"])]
+    )
+
+
+class Unit(pa.ExtensionType):
+    """A type of arrow that a user defines."""
+
+    def __init__(self, name):
+        self.name = name
+        super().__init__(pa.int64(), "tests.unit")
+
+    def __arrow_ext_serialize__(self):
+        return self.name.encode()
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, _storage, serialized):
+        return cls(serialized.decode())
+
+
 def ticks(unit, *counts):
     return pl.Series(counts).cast(pl.Duration(unit))
 
@@ -345,6 +367,15 @@ ALL_DIFFERENT = {
         for words in (["ab", "c"], ["a", "bc"], ["", "abc"], [None, "abc"], ["abc", None], ["é", "ab"])
         for dtype in (pl.String, pl.Categorical)
     ],
+    "categories of polars": lambda: [
+        pl.Series(["a"], dtype=dtype)
+        for dtype in (
+            pl.Categorical(),
+            pl.Categorical("lexical"),
+            pl.Categorical(pl.Categories("one")),
+            pl.Categorical(pl.Categories("other")),
+        )
+    ],
     "enums of polars": lambda: [
         pl.Series(["a"], dtype=dtype)
         for dtype in (pl.Enum(["a", "b"]), pl.Enum(["b", "a"]), pl.Enum(["a"]), pl.Categorical, pl.String)
@@ -425,6 +456,19 @@ ALL_DIFFERENT = {
         coded([0, 1], ["a", None]),
         pa.array(["a", "b"]),
     ],
+    "extensions of arrow": lambda: [
+        pa.ExtensionArray.from_storage(Unit(name), pa.array([number]))
+        for name in ("m", "s")
+        for number in (1, 2)
+    ],
+    "extensions that arrow knows": lambda: [
+        pa.array([b"a" * 16], pa.uuid()),
+        pa.array([b"b" * 16], pa.uuid()),
+        pa.array([b"a" * 16], pa.binary(16)),
+        pa.fixed_shape_tensor(pa.int32(), [2, 2]),
+        pa.fixed_shape_tensor(pa.int32(), [4]),
+    ],
+    "dense unions": lambda: [dense([0, 0, 1], [1, 2]), dense([0, 0, 1], [1, 3]), dense([0, 0, 0], [1, 2])],
     "codes of unions": lambda: [
         union([0, 0], [0, 1]),
         union([0, 1], [0, 1]),
@@ -575,6 +619,11 @@ ALL_ALIKE = {
     "what lies under a null structure": lambda: [
         pa.StructArray.from_arrays([pa.array([1, hidden])], ["a"], mask=pa.array([False, True]))
         for hidden in (2, 3)
+    ],
+    "what a dense union doesn't show": lambda: [dense([0, 0, 1], [1, 2]), dense([0, 0, 2], [1, 9, 2])],
+    "what lies under a null map": lambda: [
+        pa.MapArray.from_arrays([0, shown, shown + 1], keys, keys, mask=pa.array([True, False]))
+        for shown, keys in ((0, pa.array([3])), (1, pa.array([7, 3])), (2, pa.array([1, 2, 3])))
     ],
     "what lies under a null list": lambda: [
         pa.ListArray.from_arrays([0, 1, 2], pa.array([1, hidden]), mask=pa.array([False, True]))

@@ -258,3 +258,14 @@ def test_a_spline_that_was_derived_has_a_key():
     line = np.arange(9.0)
     one, other = (interpolate.UnivariateSpline(line, scale * line**2).derivative() for scale in (1, 2))
     assert key_of(one) != key_of(other)
+
+
+def test_a_dataset_of_a_file_has_the_same_key_before_and_after_it_is_read(tmp_path):
+    xarray = pytest.importorskip("xarray")
+    keys = []
+    for number in (1.0, 2.0):
+        xarray.Dataset({"a": ("x", [0.0, number])}).to_netcdf(tmp_path / "a.nc", engine="scipy")
+        with xarray.open_dataset(tmp_path / "a.nc", engine="scipy") as opened:
+            keys.append(key_of(opened))
+            assert key_of(opened.load()) == keys[-1]
+    assert len(set(keys)) == 2

@@ -118,6 +118,24 @@ class Reducing:
         return Reducing, (self.items,)
 
 
+class Made:
+    """Is made by one of two class methods."""
+
+    def __init__(self, way):
+        self.way = way
+
+    @classmethod
+    def straight(cls):
+        return cls("straight")
+
+    @classmethod
+    def around(cls):
+        return cls("around")
+
+    def __reduce__(self):
+        return getattr(Made, self.way), ()
+
+
 class ReducingWithState:
     """Is made without arguments, and then gets its state and its members."""
 
@@ -179,7 +197,11 @@ class Computing:
 
 
 class Text(str):
-    __slots__ = ("note",)
+    __slots__ = ("__hidden", "note")
+
+    def hide(self, content):
+        self.__hidden = content
+        return self
 
 
 class Number(float):
@@ -261,6 +283,7 @@ DIFFERENT = {
     "private slots": (Slots(1, 2, 3), Slots(1, 2, 4)),
     "state": (Stateful(1), Stateful(2)),
     "reduced": (Reducing([1]), Reducing([2])),
+    "reduced to a class method": (Made.straight(), Made.around()),
     "job key of a thread": (Threading(1), Threading(2)),
     "tuple whose names are not its own": (Misnamed((1, 2)), Misnamed((1, 3))),
     "tuple with a number for its names": (Unnamed((1, 2)), Unnamed((1, 3))),
@@ -268,6 +291,7 @@ DIFFERENT = {
     "number subclass": (Number(1.0), 1.0),
     "list subclass": (Items([1]), [1]),
     "attribute of a list": (Items([1]), noted(Items, [1], note=1)),
+    "private slot of a text": (Text("a").hide(1), Text("a").hide(2)),
     "slot of a text": (noted(Text, "a", note=1), noted(Text, "a", note=2)),
     "dict subclass": (Table(a=1), {"a": 1}),
     "set subclass": (Unique("a"), {"a"}),
@@ -310,6 +334,9 @@ DIFFERENT = {
     "random states": (random.Random(1), random.Random(2)),
     "builtin functions": (math.sin, math.cos),
     "owners of bound builtins": ("a".upper, "b".upper),
+    "owners of operators": ((1).__add__, (2).__add__),
+    "properties": (property(str.upper), property(str.lower)),
+    "setters of properties": (property(str.upper), property(str.upper, str.lower)),
     "owners of bound methods": (Computing(1).method, Computing(2).method),
     "methods": (str.upper, str.lower),
     "builtin classes": (int, float),

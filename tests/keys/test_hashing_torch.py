@@ -48,6 +48,10 @@ def test_all_nans_are_equal(dtype):
     assert key_of(one) == key_of(torch.tensor([1.0, -float("nan")], dtype=dtype))
 
 
+def test_functions_of_torch_written_in_c_differ():
+    assert key_of(torch.nn.functional.gelu) != key_of(torch.nn.functional.softplus)
+
+
 def test_a_module_counts_by_its_parameters_and_its_state():
     layer = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     copied = copy.deepcopy(layer)

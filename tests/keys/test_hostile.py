@@ -287,3 +287,22 @@ def test_recursion_is_refused():
 
     with pytest.raises(UnkeyableArgument, match="recursion limit"):
         key_of(Deep())
+
+
+def test_recursion_in_what_a_function_reads_is_refused():
+    nested = staticmethod(len)
+    for _ in range(1000):
+        nested = staticmethod(nested)
+
+    def reads():
+        return nested
+
+    for make in (cached_job(reads).key, lambda: key_of([reads])):
+        with pytest.raises(UnkeyableArgument, match=r"reads.*recursion limit"):
+            make()
+
+
+def test_an_error_of_a_job_key_in_what_a_function_reads_reaches_the_caller():
+    value = [Keyed(LookupError("mine"))]
+    with pytest.raises(LookupError, match="mine"):
+        cached_job(lambda: value).key()

@@ -164,6 +164,24 @@ def test_a_function_of_an_installed_distribution_counts_by_its_version_and_the_l
     assert libraries_of(function) == {"study-kit": "2.0"}
 
 
+def test_a_ufunc_of_a_library_names_it(load: Load) -> None:
+    numpy = pytest.importorskip("numpy")
+    function = load("from numpy import add\ndef f(x): return add(x, 1)").f
+    for code in ("deep", "own"):
+        assert libraries_of(function, code=code) == {"numpy": numpy.__version__}
+
+
+@pytest.mark.parametrize("kept", ["METADATA", "PKG-INFO", None])
+def test_the_version_is_found_in_each_kind_of_metadata(site: Site, load: Load, kept: str | None) -> None:
+    """Old tools write other files, and a folder's name has the version, too."""
+    metadata = site.install("learn-it", "1.0", learn=LEARN)
+    (metadata / "METADATA").unlink()
+    if kept:
+        (metadata / kept).write_text("Name: learn-it\nVersion: 1.0+local\n")
+    function = load("import learn\ndef f(x): return learn.fit(x)").f
+    assert libraries_of(function) == {"learn-it": "1.0+local" if kept else "1.0"}
+
+
 def test_an_editable_install_counts_by_its_code(tmp_path: Path, load: Load) -> None:
     made = load("import helpers\ndef f(x): return helpers.g(x)", helpers="def g(x): return x")
     metadata = Path(made.__file__).parent / "helpers-1.0.dist-info"

@@ -17,8 +17,9 @@ import weakref
 from pathlib import Path
 
 import pytest
+import wrapt
 
-from bencher_job import UnkeyableArgument
+from bencher_job import UnkeyableArgument, register_hasher
 
 from .keys import arguments, key_of
 
@@ -153,15 +154,38 @@ def test_a_long_path_is_abridged():
     assert caught.value.path == "value" + "[0]" * 10 + "..." + "[0]" * 10
 
 
+class Unspeakable(Exception):
+    def __str__(self):
+        raise LookupError
+
+
 class Broken:
+    def __init__(self, error):
+        self.error = error
+
     def __reduce_ex__(self, protocol):
-        raise RuntimeError("not today")
+        raise self.error
 
 
-def test_the_refusal_quotes_the_error_of_a_reduction():
-    with pytest.raises(UnkeyableArgument, match="not today") as caught:
-        key_of([Broken()])
-    assert isinstance(caught.value.__cause__, RuntimeError)
+class Registered(Broken):
+    pass
+
+
+@pytest.mark.parametrize("cls", [Broken, Registered])
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(RuntimeError("not today"), "raised RuntimeError: not today"), (Unspeakable(), r"raised Unspeakable\.")],
+)
+def test_the_refusal_quotes_the_error_of_a_reduction_or_of_a_hasher(cls, error, text):
+    register_hasher(Registered, lambda value: value.__reduce_ex__(4))
+    with pytest.raises(UnkeyableArgument, match=text) as caught:
+        key_of([cls(error)])
+    assert caught.value.__cause__ is error
+
+
+def test_a_partial_of_wrapt_is_refused_since_it_hides_its_arguments():
+    with pytest.raises(UnkeyableArgument, match=r"pass functools\.partial"):
+        key_of(wrapt.PartialCallableObjectProxy(max, 1))
 
 
 class Wrong:

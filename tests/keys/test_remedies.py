@@ -194,6 +194,16 @@ def test_the_remedy_names_the_holder_of_the_value(call: Call, remedy: str) -> No
     assert any(each.startswith(remedy) for each in remedies), remedies
 
 
+def test_the_remedy_names_a_class_only_if_a_program_can_change_it() -> None:
+    class Local(Holder):
+        pass
+
+    made = type("Made", (Holder,), {})
+    remedies = [remedies_of(refusal_of((one, (cls(1, LOCK),), {}))) for cls in (Local, made)]
+    assert remedies[0][-1].startswith("give the class Local a method __job_key__(self)")
+    assert len(remedies[1]) == 1
+
+
 class Partly:
     def __init__(self, other):
         self.other = other
