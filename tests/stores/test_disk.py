@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest import mock
 
 import diskcache
 import numpy as np
@@ -45,6 +46,7 @@ from bencher_job._stores import (
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.schema import STORE_VERSION
+from bencher_job._stores.signature import SECRET_VARIABLE
 
 LARGE = "x" * IN_ROW_BELOW
 
@@ -454,6 +456,24 @@ def empty_database(store: DiskStore) -> None:
     store.open()
 
 
+def export_damaged(store: DiskStore) -> None:
+    sql(store, "UPDATE Cache SET value = X'00'")
+    export(store, store.directory.parent / "archive.tar")
+
+
+def import_cut_off(store: DiskStore) -> None:
+    path = store.directory.parent / "archive.tar"
+    export(store, path)
+    os.truncate(path, path.stat().st_size - 2048)
+    import_(store, path)
+
+
+def look_with_another_secret(store: DiskStore) -> None:
+    other = DiskStore(store.directory, size_limit=10**9)
+    with mock.patch.dict(os.environ, {SECRET_VARIABLE: "another"}), closing(other):
+        other.get("key")
+
+
 @pytest.mark.parametrize(
     ("event", "told"),
     [
@@ -462,6 +482,9 @@ def empty_database(store: DiskStore) -> None:
         (lambda store: shrink(store, Limits(entries=0)), "removed 1 entries of .* beyond"),
         (damage, "the entry key in .* is damaged"),
         (mend, "entry whose record is damaged: key: .* is mended"),
+        (export_damaged, "the entry key is not exported"),
+        (import_cut_off, "imported 0 added, .* 1 damaged"),
+        (look_with_another_secret, "the entry key in .* is a miss here, and left"),
         (remove_folder, "was removed while it was open; a new cache begins there"),
         (empty_database, "was emptied: what it held is lost"),
     ],
