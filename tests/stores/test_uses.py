@@ -19,7 +19,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bencher_job import Record, _media
-from bencher_job._stores import Entry, Hit, dump, open_store, removals
+from bencher_job._options import Limits
+from bencher_job._stores import (
+    Entry,
+    Hit,
+    count_expired,
+    dump,
+    excess,
+    open_store,
+    removals,
+    remove_expired,
+    shrink,
+)
 from bencher_job._stores import embedded as commits
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
@@ -69,6 +80,19 @@ def test_the_least_recently_used_goes_first(store: MemoryTier) -> None:
     assert {0, 2, 12} <= kept
     assert not {1, 3} & kept
     assert store.tally.evicted == 13 - len(kept)
+
+
+def test_what_goes_on_request_is_counted_and_what_was_used_stays(store: MemoryTier) -> None:
+    store.put_many([entry("used", 1), entry("old", 2), entry("older", 3, expires=time.time() + 60)])
+    with closing(sqlite3.connect(store.directory / "cache.db")) as database, database:
+        database.execute("UPDATE Cache SET access_time = 1.0")
+        database.execute("UPDATE Cache SET expire_time = 2.0 WHERE key = 'older'")
+    assert store.get("used")
+    assert (count_expired(store), remove_expired(store), count_expired(store)) == (1, 1, 0)
+    limits = Limits(entries=1)
+    assert excess(store, limits)[0] == 1
+    assert (shrink(store, limits), shrink(store, limits)) == (1, 0)
+    assert list(store) == ["used"]
 
 
 def test_a_small_entry_that_is_hit_in_memory_counts_as_used(store: MemoryTier) -> None:
