@@ -229,8 +229,10 @@ class Contract(StoreContract):
 
     def test_a_blob_is_committed_like_any_other_value(self, store: Store) -> None:
         """Where workers can write values themselves."""
+        store.put_many([_entry("small", 1)])  # which opens it
         writer = store.blob_writer(None)
         if writer is None:
+            assert store.folder is None
             return
         value = os.urandom(3_000_000)
         blob = write_blob(writer.terms, dump(value), "key")

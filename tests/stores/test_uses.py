@@ -23,6 +23,7 @@ from bencher_job._options import Limits
 from bencher_job._stores import (
     Entry,
     Hit,
+    Hits,
     count_expired,
     dump,
     excess,
@@ -33,9 +34,10 @@ from bencher_job._stores import (
 )
 from bencher_job._stores import embedded as commits
 from bencher_job._stores.embedded import DiskStore
-from bencher_job._stores.memory import MemoryTier
+from bencher_job._stores.memory import OVERHEAD, MemoryTier
 from bencher_job._stores.removals import WHEN_ASKED
 from bencher_job._stores.schema import ENTRY_OVERHEAD
+from tests.dict_store import DictStore
 
 SCRIPT = """
     import sys, time
@@ -276,6 +278,24 @@ def test_memory_stays_within_its_limit_and_keeps_what_is_used(tmp_path: Path) ->
     assert len(store.cache.entries) < 60
     assert "key-0" in store.cache.entries
     store.behind.close()
+
+
+def test_lookups_at_once_take_the_memory_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [f"key-{number}" for number in range(10)]
+    behind = DictStore()
+    behind.put_many([entry(key, 0) for key in keys])
+    store = MemoryTier(behind, limit=len(keys) * (len(dump(0).stream) + OVERHEAD))
+    look = behind.get_many
+
+    def look_beside_another(*given: object, **options: object) -> Hits:
+        monkeypatch.setattr(behind, "get_many", look)
+        store.get_many(keys)
+        return look(*given, **options)
+
+    monkeypatch.setattr(behind, "get_many", look_beside_another)
+    assert store.get_many(keys).keys() == set(keys)
+    monkeypatch.setattr(behind, "get", None)  # which nobody has to ask
+    assert [store.get(key).load() for key in keys] == [0] * len(keys)
 
 
 def test_open_store_takes_the_largest_limit(tmp_path: Path) -> None:
