@@ -280,9 +280,12 @@ def test_memory_stays_within_its_limit_and_keeps_what_is_used(tmp_path: Path) ->
     store.behind.close()
 
 
-def test_lookups_at_once_take_the_memory_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_folder", [False, True])
+def test_lookups_at_once_take_the_memory_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_folder: bool
+) -> None:
     keys = [f"key-{number}" for number in range(10)]
-    behind = DictStore()
+    behind = DiskStore(tmp_path / "store", size_limit=10**9) if has_folder else DictStore()
     behind.put_many([entry(key, 0) for key in keys])
     store = MemoryTier(behind, limit=len(keys) * (len(dump(0).stream) + OVERHEAD))
     look = behind.get_many
@@ -296,6 +299,7 @@ def test_lookups_at_once_take_the_memory_of_one(monkeypatch: pytest.MonkeyPatch)
     assert store.get_many(keys).keys() == set(keys)
     monkeypatch.setattr(behind, "get", None)  # which nobody has to ask
     assert [store.get(key).load() for key in keys] == [0] * len(keys)
+    store.close()
 
 
 def test_open_store_takes_the_largest_limit(tmp_path: Path) -> None:
