@@ -440,6 +440,11 @@ def damage(store: DiskStore) -> None:
     store.get("key")
 
 
+def damage_in_the_way_of_its_quarantine(store: DiskStore) -> None:
+    (store.directory / "damaged").touch()
+    damage(store)
+
+
 def mend(store: DiskStore) -> None:
     sql(store, "UPDATE Cache SET arguments = '{'")
     verify(store, repair=True)
@@ -481,6 +486,7 @@ def look_with_another_secret(store: DiskStore) -> None:
         (expire, "removed 1 entries of .* that had expired"),
         (lambda store: shrink(store, Limits(entries=0)), "removed 1 entries of .* beyond"),
         (damage, "the entry key in .* is damaged"),
+        (damage_in_the_way_of_its_quarantine, "the damaged entry key can't be set aside"),
         (mend, "entry whose record is damaged: key: .* is mended"),
         (export_damaged, "the entry key is not exported"),
         (import_cut_off, "imported 0 added, .* 1 damaged"),
