@@ -445,6 +445,11 @@ def damage_in_the_way_of_its_quarantine(store: DiskStore) -> None:
     damage(store)
 
 
+def ask_about_damage(store: DiskStore) -> None:
+    sql(store, "UPDATE Cache SET arguments = '{'")
+    store.history.examine("key")
+
+
 def mend(store: DiskStore) -> None:
     sql(store, "UPDATE Cache SET arguments = '{'")
     verify(store, repair=True)
@@ -487,6 +492,7 @@ def look_with_another_secret(store: DiskStore) -> None:
         (lambda store: shrink(store, Limits(entries=0)), "removed 1 entries of .* beyond"),
         (damage, "the entry key in .* is damaged"),
         (damage_in_the_way_of_its_quarantine, "the damaged entry key can't be set aside"),
+        (ask_about_damage, "a damaged row is left out"),
         (mend, "entry whose record is damaged: key: .* is mended"),
         (export_damaged, "the entry key is not exported"),
         (import_cut_off, "imported 0 added, .* 1 damaged"),
@@ -499,7 +505,7 @@ def look_with_another_secret(store: DiskStore) -> None:
 def test_what_vanishes_is_logged(
     store: DiskStore, event: Callable[[DiskStore], object], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "bencher_job")
+    caplog.set_level(logging.DEBUG, "bencher_job")
     store.put_many([entry("key", 1)])
     caplog.clear()
     event(store)
