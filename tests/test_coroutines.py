@@ -114,6 +114,7 @@ def test_an_awaited_call_gives_the_value_and_then_the_remembered_one(counter: Ca
     assert run(counted(counter, 4)) == 8  # in another loop
     info = counted.cache.info()
     assert (info.computed, info.hits) == (1, 3)
+    assert [each.hits for each in counted.cache.functions()] == [3]  # as all processes see it
 
 
 def test_none_is_a_value_and_every_hit_has_its_own() -> None:

@@ -331,6 +331,20 @@ def test_paths_in_results_follow_the_cache(tmp_path: Path, move: Callable[..., o
 
 
 @pytest.mark.given_folders
+def test_paths_that_the_user_has_pickled_follow_the_cache_that_is_open(tmp_path: Path) -> None:
+    draw, _, _ = drawing(tmp_path / "a")
+    kept = pickle.dumps(draw("sun"))
+    draw.cache.close()
+    shutil.move(tmp_path / "a", tmp_path / "b")
+
+    draw, _, _ = drawing(tmp_path / "b")
+    draw("sun")
+    (path,) = pickle.loads(kept)["paths"]
+    assert Path(path).is_relative_to(tmp_path / "b")
+    assert Path(path).read_text() == "sun"
+
+
+@pytest.mark.given_folders
 def test_paths_in_results_are_those_of_imported_files(tmp_path: Path) -> None:
     draw, _, _ = drawing(tmp_path / "a")
     draw("sun")

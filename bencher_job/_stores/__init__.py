@@ -346,7 +346,6 @@ def shrink(store: Store, limits: Limits, function: str | None = None) -> int:
         BencherJobError: when the store keeps nothing.
         StoreFailure: when the store can't be written.
     """
-    store.figures()  # which writes the uses
     return _disk_behind(store).removals.shrink(limits, function)
 
 

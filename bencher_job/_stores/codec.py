@@ -219,8 +219,6 @@ def unseal(
         UnreadableEntry: when they are, and the package or the memory that expands them is not there.
         OSError: when an entry that is on its way doesn't arrive.
     """
-    if type(entry) is bytes and (stream := plain_reader(signature)(entry, key)) is not None:
-        return Payload(stream)
     frame = check(entry, key, signature=signature)
     if most_expanded is not None and frame.expanded > most_expanded:
         raise LargeEntry(f"it expands to {frame.expanded} bytes, and at most {most_expanded} are read here")
@@ -358,8 +356,6 @@ def frame_of(entry: Buffer, key: str) -> Frame:
 
 
 def _digest(signature: Signature, start: Buffer, *body: Buffer, threads_besides: int = 0) -> bytes:
-    if len(body) == 1 and len(body[0]) < PARALLEL_FROM:
-        return signature.hasher(start).update(body[0]).digest()
     large = sum(memoryview(part).nbytes for part in body) >= PARALLEL_FROM
     hasher = signature.hasher(start, _threads(threads_besides) if large else 1)
     for part in body:

@@ -142,7 +142,7 @@ class StreamingRead:
 def fill(memory: memoryview, descriptor: int) -> int:
     """Read from a file until memory is full or the file ends; how many bytes were read."""
     done = 0
-    while done < len(memory) and (count := os.readv(descriptor, [memory[done:]])):
+    while count := os.readv(descriptor, [memory[done:]]):  # nothing where memory is full
         done += count
     return done
 

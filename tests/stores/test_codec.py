@@ -17,7 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bencher_job._stores import codec
-from bencher_job._stores.codec import ALIGNMENT, OUT_OF_BAND_FROM, PARALLEL_FROM, dump, seal, unseal
+from bencher_job._stores.codec import (
+    ALIGNMENT,
+    OUT_OF_BAND_FROM,
+    PARALLEL_FROM,
+    dump,
+    plain_reader,
+    seal,
+    unseal,
+)
 from bencher_job._stores.parts import DamagedEntry, MissignedEntry, compression_named
 from bencher_job._stores.signature import UNSIGNED, Signature
 
@@ -45,7 +53,11 @@ def forged(entry: bytes, place: int, new: bytes) -> bytes:
 @pytest.mark.parametrize("value", VALUES)
 def test_a_value_comes_back_equal(value: object, signature: Signature, compression: str | None) -> None:
     entry = sealed(value, "key", signature, compression)
-    assert unseal(entry, "key", signature=signature).load() == value
+    payload = unseal(entry, "key", signature=signature)
+    assert payload.load() == value
+    is_plain = compression is None and not payload.buffers
+    assert plain_reader(signature)(entry, "key") == (payload.stream if is_plain else None)
+    assert plain_reader(signature)(entry, "another") is None
 
 
 @pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
@@ -108,6 +120,7 @@ def test_each_flipped_bit_of_an_entry_is_damage(signature: Signature, compressio
             flipped[place] ^= 1 << bit
             with pytest.raises((DamagedEntry, MissignedEntry)):
                 unseal(flipped, "key", signature=signature)
+            assert plain_reader(signature)(bytes(flipped), "key") is None
 
 
 @each_setting
@@ -117,6 +130,7 @@ def test_each_truncated_or_extended_entry_is_damage(signature: Signature, compre
         for damaged in (entry[:cut], entry + entry[: cut + 1]):
             with pytest.raises((DamagedEntry, MissignedEntry)):
                 unseal(damaged, "key", signature=signature)
+            assert plain_reader(signature)(damaged, "key") is None
 
 
 @given(st.binary(max_size=300), st.sampled_from(SIGNATURES))
@@ -124,6 +138,7 @@ def test_any_bytes_are_damage(noise: bytes, signature: Signature) -> None:
     for entry in (noise, sealed(1, "key", signature)[:4] + noise):
         with pytest.raises((DamagedEntry, MissignedEntry)):
             unseal(entry, "key", signature=signature)
+        assert plain_reader(signature)(entry, "key") is None
 
 
 @given(st.binary(min_size=1, max_size=30), st.data())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -228,8 +229,10 @@ class Contract(StoreContract):
 
     def test_a_blob_is_committed_like_any_other_value(self, store: Store) -> None:
         """Where workers can write values themselves."""
+        store.put_many([_entry("small", 1)])  # which opens it
         writer = store.blob_writer(None)
         if writer is None:
+            assert store.folder is None
             return
         value = os.urandom(3_000_000)
         blob = write_blob(writer.terms, dump(value), "key")
@@ -272,8 +275,25 @@ class TestMemoryTierOverDict(Contract):
         return MemoryTier(DictStore())
 
 
-def test_the_null_store_keeps_nothing() -> None:
-    store = NullStore()
-    assert (len(store), store.has("a"), store.remove(["a"]), store.clear()) == (0, False, 0, 0)
-    assert not store.keeps
-    assert list(store.records()) == []
+def test_the_null_store_answers_as_an_empty_store_does(tmp_path: Path) -> None:
+    with closing(DiskStore(tmp_path / "store", size_limit=10**9)) as empty:
+        null = NullStore()
+        assert (null.keeps, null.folder, null.blob_writer(None)) == (False, None, None)
+        assert isinstance(null.history.stamp(), str)
+        for ask in _QUESTIONS:
+            assert ask(null) == ask(empty)
+
+
+_QUESTIONS: Final[list[Callable[[Store], object]]] = [
+    lambda store: (len(store), list(store), store.has("a"), store.remove(["a"]), store.clear()),
+    lambda store: (store.get("a"), dict(store.get_many(["a"])), store.put_many([]), store.durations(["a"])),
+    lambda store: (list(store.records()), store.functions(), store.figures(), store.count_uses([])),
+    lambda store: (store.history.examine("a"), store.history.infos(["a"]), store.history.find(Query("f"))),
+    lambda store: (store.history.columns("f"), store.history.keys("", 5), store.history.removed()),
+    lambda store: (
+        store.history.versions("f"),
+        list(store.history.of_version("f")),
+        store.history.failures(),
+    ),
+    lambda store: (store.leases.taken(["a"]), store.leases.running(), store.leases.wait(Lease("a")).look()),
+]

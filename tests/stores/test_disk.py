@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
+import re
 import resource
+import shutil
 import signal
 import sqlite3
 import stat
@@ -13,10 +16,11 @@ import sys
 import textwrap
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest import mock
 
 import diskcache
 import numpy as np
@@ -24,10 +28,25 @@ import pytest
 
 from bencher_job import CacheWarning, Record, UntrustedCache, _media, cached_job
 from bencher_job._folders import make_private
-from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump, export, import_, recovery
+from bencher_job._options import Limits
+from bencher_job._stores import (
+    MISS,
+    Entry,
+    Hit,
+    Lease,
+    StoreFailure,
+    dump,
+    export,
+    import_,
+    recovery,
+    remove_expired,
+    shrink,
+    verify,
+)
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.schema import STORE_VERSION
+from bencher_job._stores.signature import SECRET_VARIABLE
 
 LARGE = "x" * IN_ROW_BELOW
 
@@ -397,6 +416,100 @@ def test_of_what_is_set_aside_the_latest_is_kept(
     assert kept == ["key-2", "key-3", "key-4"]
     removed = [record.getMessage() for record in caplog.records if "were set aside" in record.getMessage()]
     assert len(removed) == 2
+
+
+def sql(store: DiskStore, statement: str) -> None:
+    with closing(sqlite3.connect(store.directory / "cache.db")) as database, database:
+        database.execute(statement)
+
+
+def lose_a_lease(store: DiskStore) -> None:
+    lost = Lease("late")
+    store.leases.acquire([lost])
+    store.leases.release([lost])
+    store.put_many([entry("late", 1)._replace(lease=lost)])
+
+
+def expire(store: DiskStore) -> None:
+    sql(store, "UPDATE Cache SET access_time = 0, expire_time = 1.0")
+    remove_expired(store)
+
+
+def damage(store: DiskStore) -> None:
+    sql(store, "UPDATE Cache SET value = X'00'")
+    store.get("key")
+
+
+def damage_in_the_way_of_its_quarantine(store: DiskStore) -> None:
+    (store.directory / "damaged").touch()
+    damage(store)
+
+
+def ask_about_damage(store: DiskStore) -> None:
+    sql(store, "UPDATE Cache SET arguments = '{'")
+    store.history.examine("key")
+
+
+def mend(store: DiskStore) -> None:
+    sql(store, "UPDATE Cache SET arguments = '{'")
+    verify(store, repair=True)
+
+
+def remove_folder(store: DiskStore) -> None:
+    shutil.rmtree(store.directory)
+    store.put_many([entry("key", 1)])
+
+
+def empty_database(store: DiskStore) -> None:
+    store.close()
+    os.truncate(store.directory / "cache.db", 0)
+    store.open()
+
+
+def export_damaged(store: DiskStore) -> None:
+    sql(store, "UPDATE Cache SET value = X'00'")
+    export(store, store.directory.parent / "archive.tar")
+
+
+def import_cut_off(store: DiskStore) -> None:
+    path = store.directory.parent / "archive.tar"
+    export(store, path)
+    os.truncate(path, path.stat().st_size - 2048)
+    import_(store, path)
+
+
+def look_with_another_secret(store: DiskStore) -> None:
+    other = DiskStore(store.directory, size_limit=10**9)
+    with mock.patch.dict(os.environ, {SECRET_VARIABLE: "another"}), closing(other):
+        other.get("key")
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        (lose_a_lease, "another one has the key late now"),
+        (expire, "removed 1 entries of .* that had expired"),
+        (lambda store: shrink(store, Limits(entries=0)), "removed 1 entries of .* beyond"),
+        (damage, "the entry key in .* is damaged"),
+        (damage_in_the_way_of_its_quarantine, "the damaged entry key can't be set aside"),
+        (ask_about_damage, "a damaged row is left out"),
+        (mend, "entry whose record is damaged: key: .* is mended"),
+        (export_damaged, "the entry key is not exported"),
+        (import_cut_off, "imported 0 added, .* 1 damaged"),
+        (look_with_another_secret, "the entry key in .* is a miss here, and left"),
+        (remove_folder, "was removed while it was open; a new cache begins there"),
+        (empty_database, "was emptied: what it held is lost"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::bencher_job.CacheWarning")
+def test_what_vanishes_is_logged(
+    store: DiskStore, event: Callable[[DiskStore], object], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "bencher_job")
+    store.put_many([entry("key", 1)])
+    caplog.clear()
+    event(store)
+    assert [bool(re.search(told, each.getMessage())) for each in caplog.records].count(True) == 1
 
 
 def test_the_latest_is_kept_aside_however_large(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,6 +112,16 @@ def test_another_origin_or_version_is_refused(cache_folder: Path, table: str, co
         assert records_of(store) == []
 
 
+@pytest.mark.usefixtures("secret")
+@pytest.mark.parametrize("length", [0, 40])
+def test_a_signature_that_is_cut_off_is_damage(cache_folder: Path, length: int) -> None:
+    directory, _ = filled(cache_folder)
+    change(directory, f"UPDATE Cache SET mac = substr(mac, 1, {length})")
+    store = DiskStore(directory, size_limit=10**9)
+    with closing(store), pytest.warns(CacheWarning, match="is damaged and left out"):
+        assert list(store.records()) == []
+
+
 def test_a_plain_digest_is_no_signature(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who doesn't know the secret can only make what an unsigned store holds."""
     monkeypatch.delenv(SECRET_VARIABLE, raising=False)

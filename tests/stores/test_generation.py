@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import threading
 import time
@@ -201,3 +202,11 @@ def test_one_that_can_not_be_written_is_read(tmp_path: Path) -> None:
     with changing(writer):
         assert reader.look() % 2 == 1
     assert reader.look() == writer.look()
+
+
+def test_where_it_is_missing_who_only_reads_is_told_that_memory_keeps_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bencher_job")
+    ChangeCounter(tmp_path / "generation").open(writable=False)
+    assert "nothing is kept in memory" in caplog.text

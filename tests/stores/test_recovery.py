@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from bencher_job import CacheWarning, FutureCache, Job, Record
-from bencher_job._stores import MISS, Entry, Hit, dump
+from bencher_job._stores import MISS, Entry, Hit, dump, replace_database
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.leases import Lease
@@ -265,6 +265,11 @@ def test_a_kill_while_the_new_database_is_made_loses_nothing_more(store: DiskSto
     assert ended.returncode < 0
     with pytest.warns(CacheWarning, match="is damaged"):
         assert len(looked_up(store)) > len(KEYS) * 0.8
+
+
+def test_a_database_that_is_whole_is_not_replaced(store: DiskStore) -> None:
+    assert not replace_database(store, "a single statement failed")
+    assert (len(looked_up(store)), set_aside(store.directory), store.tally.damaged) == (len(KEYS), [], 0)
 
 
 def test_a_lease_outlives_the_replacement_of_the_database(store: DiskStore) -> None:

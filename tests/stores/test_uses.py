@@ -19,12 +19,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bencher_job import Record, _media
-from bencher_job._stores import Entry, Hit, dump, open_store, removals
+from bencher_job._options import Limits
+from bencher_job._stores import (
+    Entry,
+    Hit,
+    Hits,
+    count_expired,
+    dump,
+    excess,
+    open_store,
+    removals,
+    remove_expired,
+    shrink,
+)
 from bencher_job._stores import embedded as commits
 from bencher_job._stores.embedded import DiskStore
-from bencher_job._stores.memory import MemoryTier
+from bencher_job._stores.memory import OVERHEAD, MemoryTier
 from bencher_job._stores.removals import WHEN_ASKED
 from bencher_job._stores.schema import ENTRY_OVERHEAD
+from tests.dict_store import DictStore
 
 SCRIPT = """
     import sys, time
@@ -69,6 +82,19 @@ def test_the_least_recently_used_goes_first(store: MemoryTier) -> None:
     assert {0, 2, 12} <= kept
     assert not {1, 3} & kept
     assert store.tally.evicted == 13 - len(kept)
+
+
+def test_what_goes_on_request_is_counted_and_what_was_used_stays(store: MemoryTier) -> None:
+    store.put_many([entry("used", 1), entry("old", 2), entry("older", 3, expires=time.time() + 60)])
+    with closing(sqlite3.connect(store.directory / "cache.db")) as database, database:
+        database.execute("UPDATE Cache SET access_time = 1.0")
+        database.execute("UPDATE Cache SET expire_time = 2.0 WHERE key = 'older'")
+    assert store.get("used")
+    assert (count_expired(store), remove_expired(store), count_expired(store)) == (1, 1, 0)
+    limits = Limits(entries=1)
+    assert excess(store, limits)[0] == 1
+    assert (shrink(store, limits), shrink(store, limits)) == (1, 0)
+    assert list(store) == ["used"]
 
 
 def test_a_small_entry_that_is_hit_in_memory_counts_as_used(store: MemoryTier) -> None:
@@ -252,6 +278,28 @@ def test_memory_stays_within_its_limit_and_keeps_what_is_used(tmp_path: Path) ->
     assert len(store.cache.entries) < 60
     assert "key-0" in store.cache.entries
     store.behind.close()
+
+
+@pytest.mark.parametrize("has_folder", [False, True])
+def test_lookups_at_once_take_the_memory_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_folder: bool
+) -> None:
+    keys = [f"key-{number}" for number in range(10)]
+    behind = DiskStore(tmp_path / "store", size_limit=10**9) if has_folder else DictStore()
+    behind.put_many([entry(key, 0) for key in keys])
+    store = MemoryTier(behind, limit=len(keys) * (len(dump(0).stream) + OVERHEAD))
+    look = behind.get_many
+
+    def look_beside_another(*given: object, **options: object) -> Hits:
+        monkeypatch.setattr(behind, "get_many", look)
+        store.get_many(keys)
+        return look(*given, **options)
+
+    monkeypatch.setattr(behind, "get_many", look_beside_another)
+    assert store.get_many(keys).keys() == set(keys)
+    monkeypatch.setattr(behind, "get", None)  # which nobody has to ask
+    assert [store.get(key).load() for key in keys] == [0] * len(keys)
+    store.close()
 
 
 def test_open_store_takes_the_largest_limit(tmp_path: Path) -> None:
