@@ -10,9 +10,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ._errors import BencherJobError, warn_caller
@@ -58,22 +59,18 @@ class Differences:
 
 def differences(before: StoredFunctionVersion, now: StoredFunctionVersion) -> Differences:
     """Compare two versions of a function."""
-    changed = list(_changed(before, now))
+    code: list[CodeChange] = []
+    distributions: list[tuple[str, str, str]] = []
+    for name, old, new in _changed(before, now):
+        if _is_code(old, new):
+            kind = "new" if old is None else "gone" if new is None else "changed"
+            diff = _diff(name, before.sources.get(name, ""), now.sources.get(name, ""))
+            code.append(CodeChange(name, kind, diff))
+        else:
+            distributions.append((name, old or NOT_IN_KEY, new or NOT_IN_KEY))
     return Differences(
-        code_changed=tuple(
-            CodeChange(
-                name,
-                "new" if old is None else "gone" if new is None else "changed",
-                _diff(name, before.sources.get(name, ""), now.sources.get(name, "")),
-            )
-            for name, old, new in changed
-            if _is_code(old, new)
-        ),
-        distributions_changed=tuple(
-            (name, old or NOT_IN_KEY, new or NOT_IN_KEY)
-            for name, old, new in changed
-            if not _is_code(old, new)
-        ),
+        code_changed=tuple(code),
+        distributions_changed=tuple(distributions),
         version_changed=None if before.version == now.version else (before.version, now.version),
         parameters_changed=None
         if before.parameters == now.parameters
@@ -127,15 +124,14 @@ def argument_changes(
     changed = changed or [name for name in names if any(path.startswith(f"{name}.") for path in paths)]
     changed = changed or [name for name in names if isinstance(now[name], str)]
     absent = ArgumentChange.ABSENT
-    return tuple(
-        ArgumentChange(
-            name,
-            before.get(name, absent),
-            now.get(name, absent),
-            tuple(sorted(path.removeprefix(f"{name}.") for path in paths if path.startswith(f"{name}."))),
+    changes = []
+    for name in changed:
+        start = f"{name}."
+        differing = sorted(path.removeprefix(start) for path in paths if path.startswith(start))
+        changes.append(
+            ArgumentChange(name, before.get(name, absent), now.get(name, absent), tuple(differing))
         )
-        for name in changed
-    )
+    return tuple(changes)
 
 
 def _looks(arguments: Mapping[str, Any], ignored: Collection[str]) -> dict[str, tuple[type, str]]:
@@ -183,14 +179,14 @@ class ArgumentChange:
     """The attributes that differ, as far as those of the other call are kept."""
 
     def __str__(self) -> str:
-        if repr(self.before) == repr(self.now):
-            attributes = " and ".join(f"{self.name}.{attribute}" for attribute in self.attributes)
-            change = "its value or the code of its class differs"
-            if attributes:
-                change = f"{attributes} {'differs' if len(self.attributes) == 1 else 'differ'}"
-            return f"{self.name}: it looks the same, {self.now}; {change}"
-        before, now = (self.ABSENT if each == self.ABSENT else repr(each) for each in (self.before, self.now))
-        return f"{self.name}: {before} -> {now}"
+        before, now = [self.ABSENT if each == self.ABSENT else repr(each) for each in (self.before, self.now)]
+        if before != now:
+            return f"{self.name}: {before} -> {now}"
+        attributes = " and ".join(f"{self.name}.{attribute}" for attribute in self.attributes)
+        change = "its value or the code of its class differs"
+        if attributes:
+            change = f"{attributes} {'differs' if len(self.attributes) == 1 else 'differ'}"
+        return f"{self.name}: it looks the same, {self.now}; {change}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +244,13 @@ class Explanation(Differences):
         if self.reason:
             yield self.reason
         if self.record is not None:
-            own = self.record.key == self.key
-            yield f"{'computed' if own else 'nearest entry: computed'} {_run_text(self.record)}"
+            record, own = self.record, self.record.key == self.key
+            tag = f", tag {record.tag}" if record.tag else ""
+            yield (
+                f"{'computed' if own else 'nearest entry: computed'} on {record.created:%Y-%m-%d %H:%M:%S} UTC "
+                f"in {record.seconds:.3g} s, {record.size} bytes, by process {record.pid} "
+                f"on {record.host or 'an unknown host'} ({record.executor}){tag}"
+            )
         yield from map(str, self.arguments_changed)
         yield from Differences.facts(self)
         if self.untracked:
@@ -260,8 +261,7 @@ class Explanation(Differences):
         return [change.diff for change in self.code_changed if change.diff]
 
     def __str__(self) -> str:
-        diffs = "".join(f"\n\n{diff}" for diff in self._diffs)
-        return "\n  ".join((self.headline, *self.facts())) + diffs
+        return "\n\n".join(("\n  ".join((self.headline, *self.facts())), *self._diffs))
 
     __repr__ = __str__
 
@@ -284,14 +284,6 @@ class Explanation(Differences):
             f"<pre style='margin:0.5em 0'>{_coloured(html.escape(diff))}</pre>" for diff in self._diffs
         )
         return f"<div><b style='color:{colour}'>{html.escape(self.headline)}</b><ul>{facts}</ul>{diffs}</div>"
-
-
-def _run_text(record: Record) -> str:
-    tag = f", tag {record.tag}" if record.tag else ""
-    return (
-        f"on {record.created:%Y-%m-%d %H:%M:%S} UTC in {record.seconds:.3g} s, {record.size} bytes, by process "
-        f"{record.pid} on {record.host or 'an unknown host'} ({record.executor}){tag}"
-    )
 
 
 def _coloured(diff: str) -> str:
@@ -325,24 +317,24 @@ def explain(
         StoreFailure: when the store can't be read.
     """
     key, bound, _ = identity
-    shown = shown_arguments(arguments)
-    plain = Explanation(
+    shown, history = shown_arguments(arguments), store.history
+    answer = partial(
+        Explanation,
         key=key,
         function=current.function,
         arguments=shown,
-        cause=Cause.FIRST_CALL,
         untracked=current.fingerprint.untracked,
     )
-    found = store.history.examine(key)
+    found = history.examine(key)
     if isinstance(found, Gone):
-        return replace(plain, cause=Cause[found.reason.upper()], at=found.at)
+        return answer(cause=Cause[found.reason.upper()], at=found.at)
     if found is not None:
         damaged = Cause.UNREADABLE if found.may_be_whole else Cause.DAMAGED
         cause = damaged if found.damage else Cause.HIT
-        return replace(plain, cause=cause, record=found.record, reason=found.damage)
-    nearest = _nearest(store.history, bound, current, shown, ignored)
+        return answer(cause=cause, record=found.record, reason=found.damage)
+    nearest = _nearest(history, bound, current, shown, ignored)
     if nearest is None:
-        return plain
+        return answer(cause=Cause.FIRST_CALL)
     before, other = nearest
     now = current.as_stored()
     differing = differences(before, now)
@@ -359,8 +351,15 @@ def explain(
     changed = argument_changes(other.record.arguments, shown, ignored, seen)
     if cause is not Cause.ARGUMENTS and all(str(change.before) == str(change.now) for change in changed):
         changed = ()
-    details = {each.name: getattr(differing, each.name) for each in fields(differing)}
-    return replace(plain, cause=cause, record=other.record, arguments_changed=changed, **details)
+    return answer(
+        cause=cause,
+        record=other.record,
+        arguments_changed=changed,
+        code_changed=differing.code_changed,
+        distributions_changed=differing.distributions_changed,
+        version_changed=differing.version_changed,
+        parameters_changed=differing.parameters_changed,
+    )
 
 
 def _nearest(
@@ -372,9 +371,13 @@ def _nearest(
 ) -> tuple[StoredFunctionVersion, Keyed] | None:
     """Find the entry that is nearest to this call."""
     versions = {past.prefix: past for past in history.versions(current.function)}
-    for keyed in history.of_version(current.function, bound=bound):
-        if keyed.prefix in versions and versions[keyed.prefix].parameters == current.parameters:
-            return versions[keyed.prefix], keyed
+    alike = {prefix for prefix, past in versions.items() if past.parameters == current.parameters}
+    if alike - {
+        current.prefix
+    }:  # an entry of these arguments and the current version would be the call's own
+        for keyed in history.of_version(current.function, bound=bound):
+            if keyed.prefix in alike:
+                return versions[keyed.prefix], keyed
     chosen = versions.get(current.prefix) or next(iter(versions.values()), None)
     if chosen is None:
         return None

@@ -415,11 +415,12 @@ class JobFunctionCache(FutureCache):
             cause = Cause.OVERWRITE
         elif is_own and not store.keeps:
             cause = Cause.OFF if self.is_there() else None
-        elif explanation.is_hit and self.lifetime is not None and explanation.record is not None:
-            if fault := self.lifetime.fault(explanation.record):
+        elif explanation.is_hit:
+            record, lifetime = explanation.record, self.lifetime
+            if record is not None and lifetime is not None and (fault := lifetime.fault(record)):
                 cause = Cause.EXPIRED if fault.startswith("ttl") else Cause.INVALID
                 explanation = replace(explanation, reason=fault)
-        elif is_own and not explanation.is_hit and running_jobs(store).has(identity[0]):
+        elif is_own and running_jobs(store).has(identity[0]):
             cause = Cause.IN_FLIGHT
         return explanation if cause is None else replace(explanation, cause=cause)
 

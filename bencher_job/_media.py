@@ -28,9 +28,8 @@ _FINDER: Final[ContextVar[Finder | None]] = ContextVar("finder", default=None)
 """Finds files in the store whose entry is being unpickled."""
 
 
-def holds_paths(stream: bytes | bytearray | memoryview) -> bool:
-    """Whether a pickle may hold a path that `gen_path` returned inside a job."""
-    return re.search(b"found_again", stream) is not None
+holds_paths: Final = re.compile(b"found_again").search
+"""Finds out whether a pickle may hold a path that `gen_path` returned inside a job."""
 
 
 @contextmanager

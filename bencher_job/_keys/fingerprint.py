@@ -143,10 +143,10 @@ class Fingerprint:
     @property
     def files(self) -> tuple[tuple[Path, bytes], ...]:
         """The files and folders in `depends_on`, with the digests of their contents."""
-        nodes = [node for _, reached in self.walked[1:] for node in reached]
         return tuple(
             (node.origin, node.content)
-            for node in nodes
+            for _, reached in self.walked[1:]
+            for node in reached
             if isinstance(node.origin, Path) and isinstance(node.content, bytes)
         )
 

@@ -17,6 +17,7 @@ from .._folders import NameOf, checked
 from .._keys import StoredFunctionVersion
 from .._record import LONGEST_SHORT_FORM, Draft, FailedJob, Origin, Record, Selection, shown_arguments
 from .base import Entry, Written
+from .parts import MissignedEntry
 from .signature import check_record, check_version, has_parts, mac_of_entry, mac_of_version
 
 if TYPE_CHECKING:
@@ -351,19 +352,21 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
         ValueError: when the row is damaged.
         TypeError: when the row is damaged.
     """
-    if not is_text(*row):
-        raise ValueError("it holds a text that is not UTF-8")
     key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version, *rest = row
     files, expires, stored, bound, prefix, attributes, filename, mode, mac, *of_version = rest
     known, of_function, key_version, version_mac = of_version
-    check_record(
-        mac,
-        (key, seconds, created, media, files),
-        (function, tag, arguments, origin, bound, prefix, attributes, filename, expires, stored, size, mode),
-        signature,
-    )
-    if known is not None:
-        check_version(version_mac, (known, of_function, fingerprint, version, key_version), signature)
+    hit = key, seconds, created, media, files
+    of_record = (
+        function, tag, arguments, origin, bound, prefix, attributes, filename, expires, stored, size, mode
+    )  # fmt: skip
+    try:  # a text that is not UTF-8 is in no MAC
+        check_record(mac, hit, of_record, signature)
+        if known is not None:
+            check_version(version_mac, (known, of_function, fingerprint, version, key_version), signature)
+    except (ValueError, MissignedEntry):
+        if not is_text(*row):
+            raise ValueError("it holds a text that is not UTF-8") from None
+        raise
     for text in (key, tag, function, fingerprint, version):
         if type(text) is not str:
             raise TypeError(f"it holds {type(text).__name__} where a text should be")
