@@ -48,6 +48,12 @@ class Replaced(diskcache.Timeout):  # type: ignore[misc]
     """Another file lies in the place of a database that is open."""
 
 
+class ContradictoryRows(sqlite3.DatabaseError):
+    """Two statements disagree about a row, as only damage lets them, and SQLite has not noticed it."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
 IN_ROW_BELOW: Final = 1 << 15
 """Size in bytes below which an entry lies in its database row."""
 
