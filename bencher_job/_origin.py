@@ -87,7 +87,9 @@ def git_state(place: str | os.PathLike[str] | None = None) -> GitState | None:
     """
     try:
         path = os.getcwd() if place is None else os.fspath(place)
-        return _state_at(path if path.startswith("/") else os.path.abspath(path))
+        path = path if path.startswith("/") else os.path.abspath(path)
+        now, known = time.monotonic(), _known.get(path)
+        return known.state if known is not None and now < known.until else _look_up(path, now, known)
     except (OSError, ValueError):  # the current folder was removed, or the name is invalid
         return None
 
@@ -101,12 +103,9 @@ _known: Final[dict[str, _Known]] = {}
 """The states of recent files, folders and working trees."""
 
 
-def _state_at(place: str) -> GitState | None:
-    now = time.monotonic()
-    known = _known.get(place)
+def _look_up(place: str, now: float, known: _Known | None) -> GitState | None:
+    """Find out the state of a file, a folder or a working tree that was `known`, and keep it for a while."""
     if known is not None:
-        if now < known.until:
-            return known.state
         _known[place] = known._replace(until=now + GIT_SECONDS)  # other threads use it while this one asks
     worktree = _worktree_of(place)
     if worktree is None:
@@ -117,7 +116,7 @@ def _state_at(place: str) -> GitState | None:
         age = math.inf if state is None else max(AGE, spent / SHARE_OF_TIME)
         found = _Known(now + age, state if state is not None and state.commit else None)
     else:
-        state = _state_at(worktree)
+        state = git_state(worktree)
         found = _known.get(worktree, _Known(now + AGE, state))
     if len(_known) >= MOST_PLACES:
         _known.clear()

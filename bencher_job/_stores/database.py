@@ -48,6 +48,12 @@ class Replaced(diskcache.Timeout):  # type: ignore[misc]
     """Another file lies in the place of a database that is open."""
 
 
+class ContradictoryRows(sqlite3.DatabaseError):
+    """Two statements disagree about a row, as only damage lets them, and SQLite has not noticed it."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
 IN_ROW_BELOW: Final = 1 << 15
 """Size in bytes below which an entry lies in its database row."""
 
@@ -316,8 +322,8 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             except sqlite3.OperationalError as error:
                 self._begin_after(error, execute, patience)
             self.stays_locked = False
-            if self.place is not None:
-                self._check_place(self.place)
+            if not self.is_in_place():
+                raise Replaced(f"{self._path} was replaced, or removed")
             done = work(execute)
             execute("COMMIT")
             return done
@@ -329,14 +335,13 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             if has_turn:
                 turn.release()
 
-    def _check_place(self, place: tuple[int, int]) -> None:
-        """Raise `Replaced` if another process has replaced the file while this one waited for its turn."""
+    def is_in_place(self) -> bool:
+        """Whether its file is still the one that was opened; another process may have replaced or removed it."""
         try:
             status = os.stat(self._path)
-        except FileNotFoundError as error:
-            raise Replaced(f"{self._path} was removed") from error
-        if (status.st_dev, status.st_ino) != place:
-            raise Replaced(f"{self._path} was replaced")
+        except FileNotFoundError:
+            return False
+        return self.place is None or (status.st_dev, status.st_ino) == self.place
 
     def _begin_after(self, error: sqlite3.OperationalError, execute: Execute, patience: float) -> None:
         """Begin once others no longer keep the database locked; raises as `transact`."""

@@ -118,7 +118,13 @@ class _Rows:
         """
         versions, origins = self._folder.versions, self._folder.origins
         signature, now = self._opened.signature, time.time()
-        self._release(execute)
+        lost = {
+            lease
+            for entry, _, _ in self._entries
+            if (lease := entry.lease) is not None and not execute(RELEASE, (lease.key, lease.number)).rowcount
+        }
+        if lost:
+            raise LeasesLost(frozenset(lost))
         for entry, draft, written in self._entries:
             version = entry.function_version
             if version is not None and version.prefix not in versions and version.prefix not in self.versions:
@@ -138,16 +144,6 @@ class _Rows:
             if entry.address:
                 action = "replace" if entry.replaces else "put"
                 execute(PUT_OUTBOX, (entry.address, draft.key, draft.function, action, now))
-
-    def _release(self, execute: Execute) -> None:
-        """Release the leases, unless some are another's now."""
-        lost = set()
-        for entry, _, _ in self._entries:
-            lease = entry.lease
-            if lease is not None and not execute(RELEASE, (lease.key, lease.number)).rowcount:
-                lost.add(lease)
-        if lost:
-            raise LeasesLost(frozenset(lost))
 
     def _has_version(self, execute: Execute, prefix: bytes) -> bool:
         """Whether a function version is there, as it was stored."""

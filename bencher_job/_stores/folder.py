@@ -490,13 +490,9 @@ class Folder:
         if opened is None:
             return
         self._look_again = time.monotonic() + LOOK_EVERY
-        try:
-            if place_of(self._database) == opened.place:
-                return
-            is_there = True
-        except FileNotFoundError:
-            is_there = False
-        if is_there and self.changes.is_in_place():  # another process has mended it
+        if opened.database.is_in_place():
+            return
+        if os.path.exists(self._database) and self.changes.is_in_place():  # another process has mended it
             _log.warning("the database of %s was replaced while it was open", self.directory)
             self._leave_database()
         else:

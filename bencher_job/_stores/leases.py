@@ -11,6 +11,7 @@ system unlocks the byte when the process ends, however it ends, and then the lea
 from __future__ import annotations
 
 import fcntl
+import itertools
 import logging
 import os
 import struct
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 from .._processes import Process, is_stopped, renew_after_fork, this_process
 from .base import BRIEFLY, Lease, LeaseInfo, LeasesUnavailable, StoreFailure
 from .codec import Payload, seal, unseal
-from .database import fork_guard
+from .database import ContradictoryRows, fork_guard
 from .parts import DamagedEntry, UnreadableEntry
 from .schema import (
     PUT_FAILED,
@@ -57,6 +58,9 @@ KEPT: Final = 60.0
 
 AT_ONCE: Final = 5_000
 """Leases that one transaction acquires or releases at most, so that others can write in between."""
+
+MOST_TURNS: Final = 100
+"""How often in a row a lease that is in the way may be gone at the next look, before its table counts as damaged."""
 
 _INSERT: Final = (
     "INSERT OR IGNORE INTO Lease (key, number, owner, since, function, arguments) VALUES (?, ?, ?, ?, ?, ?)"
@@ -171,11 +175,14 @@ class StoreLeases:
 
     def acquire(self, leases: Sequence[Lease]) -> None:
         """Acquire those leases whose keys no living process has, not even this one."""
-        if len(leases) == 1:
-            self._run(self._acquire_one, leases[0])
-            return
-        for some in _in_groups(leases):
-            self._run(self._acquire_some, some)
+        try:
+            if len(leases) == 1:
+                self._folder.changed(self._acquire_one, leases[0])
+                return
+            for some in _in_groups(leases):
+                self._folder.changed(self._acquire_some, some)
+        except StoreFailure as error:
+            raise self._unavailable(error) from error
 
     def wait(self, lease: Lease) -> StoreWait:
         """Start to wait for the key of a lease that could not be acquired."""
@@ -312,18 +319,27 @@ class StoreLeases:
             raise
 
     def _acquire(self, execute: Execute, lease: Lease, owner: int) -> None:
+        """Insert the row of a lease, or replace that of a lease that nobody has any more.
+
+        Raises:
+            ContradictoryRows: when the table is so damaged that a row is in the way that can't be found.
+        """
         key, number, function = lease.key, lease.number, lease.function
         shown = lease.shown = lease.shown or arguments_to_json(lease.arguments)
         self._own[number] = lease
+        turns = itertools.count(1)
         while not execute(_INSERT, (key, number, owner, time.time(), function, shown)).rowcount:
             found = execute(_FIND, (key,)).fetchone()
-            if found is None:  # released just now
-                continue
-            is_given_up = found[1] == owner and found[0] not in self._own
-            if found[0] != lease.replaces and not is_given_up and self._folder.owners.is_alive(found[1]):
-                return
-            if execute(_REPLACE, (number, owner, time.time(), function, shown, key, found[0])).rowcount:
-                break
+            if found is not None:
+                is_given_up = found[1] == owner and found[0] not in self._own
+                if found[0] != lease.replaces and not is_given_up and self._folder.owners.is_alive(found[1]):
+                    return
+                if execute(_REPLACE, (number, owner, time.time(), function, shown, key, found[0])).rowcount:
+                    break
+            if next(turns) >= MOST_TURNS:  # else it was released or replaced just now
+                raise ContradictoryRows(
+                    f"the lease of {key} is there for one statement, and not for the next"
+                )
         lease.held = True
         lease.has_entry = execute(_HAS_ENTRY, (key,)).fetchone() is not None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -26,9 +27,9 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job import Record
+from bencher_job import CacheWarning, Record
 from bencher_job._processes import Process
-from bencher_job._stores import Entry, Lease, LeasesUnavailable, dump, leases
+from bencher_job._stores import Entry, Lease, LeasesUnavailable, dump, folder, leases
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.leases import LeaseOwner, StoreWait
 from tests.leasing import acquired, is_waited_for, taken_over
@@ -768,3 +769,36 @@ def test_where_no_file_can_be_made_leases_are_unavailable(path: Path, obstacle: 
         acquire(store, KEY)
     store.leases.release([Lease(KEY)])
     store.close()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_row_that_is_in_the_way_and_can_not_be_found_is_damage(path: Path, open_store, count: int) -> None:
+    store = open_store()
+    before = acquire(store, KEY)
+    assert before is not None
+    commit(store, [before])
+    # As an index does that leads to a row that is gone: an insert meets it, and no query finds it.
+    with closing(sqlite3.connect(path / "cache.db")) as database:
+        database.execute("CREATE TRIGGER ghost BEFORE INSERT ON Lease BEGIN SELECT RAISE(IGNORE); END")
+    wanted = keys(count)
+    with pytest.warns(CacheWarning, match="is damaged .*1 entry that can still be read was kept"):
+        held = acquire_many(store, wanted)
+    assert sorted(held) == sorted(wanted)
+    assert store.tally.damaged == 1
+    assert KEY in store.get_many([KEY])
+
+
+def test_a_row_that_is_in_the_way_in_a_database_that_can_not_be_replaced_leaves_no_lease(
+    path: Path, open_store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    assert acquire(store, KEY) is not None
+    with closing(sqlite3.connect(path / "cache.db")) as database:
+        database.execute("CREATE TRIGGER ghost BEFORE INSERT ON Lease BEGIN SELECT RAISE(IGNORE); END")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(folder, "recover", full)
+    with pytest.raises(LeasesUnavailable, match="not for the next"):
+        acquire(store, keys(1)[0])
