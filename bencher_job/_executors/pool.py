@@ -149,6 +149,8 @@ class PoolScheduler(Scheduler):
         return True
 
     def _exchange(self, slot: Slot, events: int) -> None:
+        if not slot.is_open:  # its death was reported before, among the same events
+            return
         if events & selectors.EVENT_WRITE:
             with suppress(OSError):  # it has died, and its results are still to be read
                 slot.flush()

@@ -112,6 +112,7 @@ class Slot(Worker):
         index: its place among the workers of the pool, from 0.
         started_at: when it was started, with the import path of that moment.
         check_at: when to check whether jobs have waited too long for its start.
+        is_open: whether its descriptors are open, as they are until its death was handled.
         is_ready: whether it has reported that it takes tasks.
         is_retiring: whether it gets no more tasks.
         begun: number of the last task with a timeout whose function was called, and when.
@@ -134,7 +135,7 @@ class Slot(Worker):
         self.killed_because = ""
         self._unsent: list[int] = []
         self._lock = threading.Lock()
-        self._is_open = True
+        self.is_open = True
         self._start(settings, initialize)
         renew_after_fork(self)
 
@@ -175,8 +176,8 @@ class Slot(Worker):
     def close(self) -> None:
         """Close all descriptors of the connection."""
         with self._lock:
-            if self._is_open:
-                self._is_open = False
+            if self.is_open:
+                self.is_open = False
                 self.end.close()
                 self._tokens.close()
                 if self.death >= 0:
@@ -264,7 +265,7 @@ class Slot(Worker):
     def kill(self, because: str) -> None:
         """Kill the process and all processes that it started."""
         with self._lock:
-            if not self._is_open:
+            if not self.is_open:
                 return
             self.killed_because = self.killed_because or because
             self.stop_deadline = time.monotonic() + LEAVE_SECONDS
