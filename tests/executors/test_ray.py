@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from concurrent.futures import CancelledError, wait
 from pathlib import Path
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 from bencher_job import BencherJobError, FutureCache, Job, JobTimeout, Ray, WorkerLost, cached_job
 from bencher_job._executors import engine_for, executor_name
@@ -31,7 +33,7 @@ def ray():
 
 
 @pytest.fixture(scope="module")
-def cluster(ray, tmp_path_factory):
+def cluster(ray, request):
     """A cluster of two nodes with two cores each, to which this process is connected."""
     from ray.cluster_utils import Cluster
 
@@ -45,6 +47,9 @@ def cluster(ray, tmp_path_factory):
         ray.shutdown()
         cluster.shutdown()
         signal.signal(signal.SIGTERM, before)
+    # Ray has removed the handlers of fatal signals, so that a crash of a later test would print nothing.
+    faulthandler.disable()
+    faulthandler.enable(request.config.stash[fault_handler_stderr_fd_key])
 
 
 @pytest.fixture
