@@ -308,13 +308,16 @@ class CommitThread:
         self._end: weakref.finalize[..., CommitThread] | None = None
 
     def start(self) -> None:
-        """Start the thread unless it runs. Call this before `put`: no thread can start while the program ends."""
-        timer.start()
+        """Start the thread unless it runs, and that of the timer with it.
+
+        Call this before `put`: no thread can start while the program ends.
+        """
         with self._lock:
             self._start()
 
     def _start(self) -> None:
         if self._thread is None or not self._thread.is_alive():
+            timer.start()
             self._thread = self._started(None)
             self._end = weakref.finalize(self, self._items.put, None)
             self._end.atexit = False
