@@ -40,6 +40,8 @@ def cluster(ray, request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # for the workers
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Else Ray ends this process 60 s after the cluster if a thread of Ray's still has a request to it.
+        patch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "86400")
         before = signal.getsignal(signal.SIGTERM)
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
         ray.init(address=cluster.address, logging_level="warning", log_to_driver=False)
