@@ -65,7 +65,7 @@ def _run(added: SimpleQueue[Delayed]) -> None:
             _, _, act = heapq.heappop(due)
             try:
                 act()
-            except Exception:  # noqa: BLE001 - one failure must not stop the others
+            except BaseException:  # noqa: BLE001 - not even `sys.exit()` in a callback may lose the other calls
                 _log.exception("a delayed call failed")
             del act  # so that the waiting thread keeps nothing alive
 

@@ -30,7 +30,13 @@ hypothesis.settings.load_profile("without deadlines")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-ORDER = {"test_browser.py": -1, "test_two_hosts.py": 1, "test_dask.py": 2, "test_slurm.py": 3}
+ORDER = {
+    "test_browser.py": -1,
+    "test_two_hosts.py": 1,
+    "test_dask.py": 2,
+    "test_ray.py": 2,
+    "test_slurm.py": 3,
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run Dask's tests last: its threads stay in the process, and no later test can fork safely beside them.
+    """Run Dask's and Ray's tests last: their threads stay in the process, where no later test can fork safely.
 
     The browser's run first: it gives up what it loads when a network interface comes or goes, as those of hosts do.
     """

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import time
+
+import pytest
 
 from bencher_job._timer import Timer
 
@@ -21,16 +24,17 @@ def test_what_is_due_first_is_done_first():
     assert time.monotonic() - begun >= 0.3
 
 
-def test_one_that_fails_is_logged_and_keeps_no_other_back(caplog):
+@pytest.mark.parametrize(("fail", "error"), [(lambda: 1 / 0, "ZeroDivisionError"), (sys.exit, "SystemExit")])
+def test_one_that_fails_is_logged_and_keeps_no_other_back(fail, error, caplog):
     done = queue.SimpleQueue()
     timer = Timer()
     timer.start()
 
-    timer.add(0, lambda: 1 / 0)
+    timer.add(0, fail)
     timer.add(0, lambda: done.put("next"))
 
     assert done.get(timeout=60) == "next"
-    assert "ZeroDivisionError" in caplog.text
+    assert error in caplog.text
 
 
 def test_a_forked_child_begins_anew(tmp_path):

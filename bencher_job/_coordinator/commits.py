@@ -298,7 +298,7 @@ class CommitThread:
 
     def renew(self) -> None:
         """Forget the threads, which a forked child doesn't have."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._receiving: dict[Run, tuple[int, float]] = {}  # the thread that receives a run, and since when
         self._received: deque[Run] = deque()
         self._left: set[int] = set()
@@ -308,16 +308,16 @@ class CommitThread:
         self._end: weakref.finalize[..., CommitThread] | None = None
 
     def start(self) -> None:
-        """Start the thread unless it runs. Call this before `put`: no thread can start while the program ends."""
-        timer.start()
-        with self._lock:
-            self._start()
+        """Start the thread unless it runs, and that of the timer with it.
 
-    def _start(self) -> None:
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = self._started(None)
-            self._end = weakref.finalize(self, self._items.put, None)
-            self._end.atexit = False
+        Call this before `put`: no thread can start while the program ends.
+        """
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                timer.start()
+                self._thread = self._started(None)
+                self._end = weakref.finalize(self, self._items.put, None)
+                self._end.atexit = False
 
     def _started(self, owner: CommitThread | None) -> threading.Thread:
         thread = threading.Thread(target=_serve, args=(self._items, owner), name=self._name, daemon=True)
@@ -329,7 +329,7 @@ class CommitThread:
         with self._lock:
             self._items.put((self, run, receive))
             with suppress(RuntimeError):  # the program ends
-                self._start()
+                self.start()
 
     def close(self) -> None:
         """Wait until all that was handed over is committed, and end the thread."""

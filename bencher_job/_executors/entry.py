@@ -26,7 +26,6 @@ from .._keys.libraries import other_versions
 from .._keys.names import load_for
 from .._loops import run_to_end
 from .._media import job_context
-from .._options import follow_override
 from .._stores.blobs import LARGE, Blob, BlobLost, write_blob
 from .._stores.codec import Payload, dump, dump_result
 from .._stores.parts import Buffer
@@ -41,7 +40,6 @@ from .engine import (
     files_of,
     here,
     leave_if_forked,
-    this_process,
     time_is_over,
 )
 from .packing import LoadedCall, Parcel, load, loaded_functions
@@ -251,8 +249,6 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Ru
         return _run_result(started, 0.0, ResultKind.WANTS_FUNCTION, Payload(b""))
     try:
         call = _load(parcel)
-        if call.submitter not in {None, this_process()}:
-            follow_override(call.override)
         is_elsewhere = (
             call.elsewhere is not None
             and call.media_folder is not None

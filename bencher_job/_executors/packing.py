@@ -24,7 +24,6 @@ from .. import _options
 from .._context import Surroundings
 from .._errors import CodeMismatch
 from .._keys.files import is_unchanged
-from .._keys.names import adopt_main_name, main_name
 from .._processes import this_process as describe_process
 from .._stores.codec import Payload, dump
 from .._stores.parts import Buffer
@@ -111,7 +110,6 @@ class LoadedCall(NamedTuple):
     Attributes:
         submitter: host and pid of the process that packed it.
         variables: context variables of the caller.
-        override: the cache directory that overrides all others in that process, if any.
         names: the job's id, key and tag.
         terms: how to write a large result to a value file.
         elsewhere: what a worker needs that may be on another machine.
@@ -121,7 +119,6 @@ class LoadedCall(NamedTuple):
     function: Callable[..., Any]
     submitter: tuple[str, int]
     variables: tuple[SentVariable, ...]
-    override: str | None
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     names: tuple[str, str, str] | None
@@ -220,14 +217,13 @@ def pack_call(
     return parcel.of_its_own() if local else parcel.in_one_piece()
 
 
-_Sender = tuple[Arrival, tuple[SentVariable, ...], str | None, str | None]
+_Sender = tuple[Arrival, tuple[SentVariable, ...]]
 
 
 def _sender(surroundings: Surroundings | None) -> _Sender:
     """Return what a worker needs to know about this process, and about where a job was called, by default here."""
     context, folder = surroundings or Surroundings.here()
-    variables = sent_variables(context, _dumps_call)
-    return arrival_here(folder), variables, main_name(), _options.override()
+    return arrival_here(folder), sent_variables(context, _dumps_call)
 
 
 def _body_of(
@@ -303,17 +299,16 @@ def load(parcel: Parcel) -> LoadedCall:
         CodeMismatch: if the code in this process differs from the code in the job's key.
         BaseException: whatever unpickling the function or an argument raises.
     """
-    sender, args, kwargs, names, media_folder, terms, elsewhere, seen = parcel.body.load_in_place()
-    submitter, variables, main, override = sender
-    if main is not None:
-        adopt_main_name(main)
+    (submitter, variables), args, kwargs, names, media_folder, terms, elsewhere, seen = (
+        parcel.body.load_in_place()
+    )
     function, libraries = _load_function(parcel.function)
     if seen:
         libraries = {**libraries, **check_arguments(function, seen)}
     if elsewhere is not None:
         elsewhere.check_inputs(function)
     job = names, media_folder, terms, elsewhere
-    return LoadedCall(function, submitter, variables, override, args, kwargs, *job, libraries)
+    return LoadedCall(function, submitter, variables, args, kwargs, *job, libraries)
 
 
 loaded_functions: Final[Recent[bytes, tuple[Callable[..., Any], Mapping[str, str]]]] = Recent(

@@ -107,12 +107,12 @@ class PoolScheduler(Scheduler):
     def _send(self, slot: Slot, tasks: Sequence[Task]) -> None:
         with suppress(OSError):  # the worker has died, which is handled later
             slot.send(tasks)
-        if slot.is_sending:
+        if slot.unsent:
             self._watch_sending(slot)
 
     def _watch_sending(self, slot: Slot) -> None:
         """Watch for writability while data for a worker is unsent."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if slot.is_sending else 0)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if slot.unsent else 0)
         with suppress(KeyError):  # the worker has closed its end
             if self._selector.get_key(slot.end).events != events:
                 self._selector.modify(slot.end, events, (self._exchange, slot))
@@ -149,6 +149,8 @@ class PoolScheduler(Scheduler):
         return True
 
     def _exchange(self, slot: Slot, events: int) -> None:
+        if not slot.is_open:  # its death was reported before, among the same events
+            return
         if events & selectors.EVENT_WRITE:
             with suppress(OSError):  # it has died, and its results are still to be read
                 slot.flush()

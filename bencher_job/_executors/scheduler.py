@@ -150,9 +150,10 @@ class Worker:
 
     def function_for(self, task: Task) -> Payload | None:
         """Return the function to send with a task; None if the worker has it, as far as is known."""
-        is_there = self._functions.use(task.digest)
+        if self._functions.use(task.digest):
+            return None
         self._functions.keep(task.digest, True)
-        return None if is_there else task.parcel.function.payload
+        return task.parcel.function.payload
 
     def forget(self, task: Task) -> None:
         """Send the function of a task again."""

@@ -17,12 +17,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
 from multiprocessing import context, process, resource_tracker, spawn
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from operator import attrgetter
 from typing import Any, Final
 
 import psutil
@@ -112,8 +113,10 @@ class Slot(Worker):
         index: its place among the workers of the pool, from 0.
         started_at: when it was started, with the import path of that moment.
         check_at: when to check whether jobs have waited too long for its start.
+        is_open: whether its descriptors are open, as they are until its death was handled.
         is_ready: whether it has reported that it takes tasks.
         is_retiring: whether it gets no more tasks.
+        unsent: the numbers of the tasks of which a part is unsent.
         begun: number of the last task with a timeout whose function was called, and when.
         stop_deadline: when it must have ended, once it was stopped or killed.
         death: a descriptor that becomes readable when the process ends.
@@ -132,9 +135,9 @@ class Slot(Worker):
         self.death = -1
         self.stop_deadline: float | None = None
         self.killed_because = ""
-        self._unsent: list[int] = []
+        self.unsent: list[int] = []
         self._lock = threading.Lock()
-        self._is_open = True
+        self.is_open = True
         self._start(settings, initialize)
         renew_after_fork(self)
 
@@ -175,17 +178,12 @@ class Slot(Worker):
     def close(self) -> None:
         """Close all descriptors of the connection."""
         with self._lock:
-            if self._is_open:
-                self._is_open = False
+            if self.is_open:
+                self.is_open = False
                 self.end.close()
                 self._tokens.close()
                 if self.death >= 0:
                     os.close(self.death)
-
-    @property
-    def is_sending(self) -> bool:
-        """Whether a part of a message is unsent."""
-        return bool(self._unsent)
 
     def send(self, tasks: Sequence[Task]) -> None:
         """Send tasks. They begin when all of them are sent.
@@ -194,26 +192,28 @@ class Slot(Worker):
             OSError: if the worker has died.
         """
         numbers = self.assign(tasks)
-        self._unsent += numbers
+        self.unsent += numbers
         pieces: list[Buffer] = []
-        for _, group in groupby(zip(numbers, tasks, strict=True), _kind_of):
-            pieces += self._message(list(group))
+        left = iter(numbers)
+        for _, group in groupby(tasks, attrgetter("digest")):
+            pieces += self._message(list(group), left)
         if self._outlet.send(pieces):
             self._put_tokens()
 
-    def _message(self, tasks: Sequence[tuple[int, Task]]) -> list[Buffer]:
-        """Return the buffers of the message with tasks of one function."""
-        _, first = tasks[0]
-        function = self.function_for(first)
+    def _message(self, tasks: Sequence[Task], numbers: Iterator[int]) -> list[Buffer]:
+        """Return the buffers of the message with tasks of one function, which get the next numbers."""
+        function = self.function_for(tasks[0])
         outside: list[Buffer] = [] if function is None else [function.stream, *function.buffers]
         function_buffers = len(outside)
         jobs = []
-        for number, task in tasks:
+        for task in tasks:
             stream, buffers = task.parcel.body
             is_inline = len(stream) <= LARGEST_INLINE
             outside += buffers if is_inline else (stream, *buffers)
-            jobs.append((number, stream if is_inline else None, len(buffers)))
-        return encode_message((first.digest, function_buffers, first.timeout is not None, jobs), outside)
+            jobs.append(
+                (next(numbers), task.timeout is not None, stream if is_inline else None, len(buffers))
+            )
+        return encode_message((tasks[0].digest, function_buffers, jobs), outside)
 
     def flush(self) -> None:
         """Send the unsent part, as far as the worker takes it.
@@ -225,14 +225,14 @@ class Slot(Worker):
             self._put_tokens()
 
     def _put_tokens(self) -> None:
-        if self._unsent:
+        if self.unsent:
             with suppress(BlockingIOError):  # the pipe is full
-                self._tokens.put(self._unsent)
-                self._unsent = []
+                self._tokens.put(self.unsent)
+                self.unsent = []
 
     def room(self) -> int:
         """Return how many more tasks it may get."""
-        if not self.is_ready or self.is_retiring or self._unsent or self.stop_deadline is not None:
+        if not self.is_ready or self.is_retiring or self.unsent or self.stop_deadline is not None:
             return 0
         room = MOST_TOKENS - len(self.tasks)
         return room if self._most_tasks is None else min(room, self._most_tasks - self.taken)
@@ -246,8 +246,8 @@ class Slot(Worker):
         """Take back up to `most` tasks that it has not begun."""
         numbers = self._tokens.take_back(most)
         more = most - len(numbers)
-        numbers += self._unsent[:more]
-        del self._unsent[:more]
+        numbers += self.unsent[:more]
+        del self.unsent[:more]
         self.taken -= len(numbers)
         return [task for number in numbers if (task := self.remove(number)) is not None]
 
@@ -264,7 +264,7 @@ class Slot(Worker):
     def kill(self, because: str) -> None:
         """Kill the process and all processes that it started."""
         with self._lock:
-            if not self._is_open:
+            if not self.is_open:
                 return
             self.killed_because = self.killed_because or because
             self.stop_deadline = time.monotonic() + LEAVE_SECONDS
@@ -291,12 +291,6 @@ class Slot(Worker):
             if self.process.exitcode is None:
                 self.process.join(CODE_SECONDS)
             return self.process.exitcode
-
-
-def _kind_of(sent: tuple[int, Task]) -> tuple[bytes, bool]:
-    """Return what tasks of one message have in common."""
-    _, task = sent
-    return task.digest, task.timeout is not None
 
 
 def _watch_death(process: BaseProcess) -> int:

@@ -1,6 +1,6 @@
 """Carry a job's surroundings to its worker, and log records to the handlers of the submitter.
 
-    arrival_here(folder) -> Arrival ~~> unpickled in the worker, before the arguments: chdir, os.environ, levels
+    arrival_here(folder) -> Arrival ~~> unpickled in the worker, before the arguments: chdir, os.environ, levels, ...
     sent_variables(context) -> SentVariable, ... ~~> set_variables, while the job runs
     handle_records <~~ Forwarder <- logger in a worker: through the pool's pipe at once, else with the job's result
 
@@ -27,7 +27,8 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from .._cores import LIBRARIES
-from .._keys.names import MAIN_MODULES, is_own_module
+from .._keys.names import MAIN_MODULES, adopt_main_name, is_own_module, main_name
+from .._options import follow_override, override
 from .._stores.parts import Buffer
 from .engine import this_process
 
@@ -178,17 +179,22 @@ def keep_environment(names: Iterable[str]) -> None:
 
 
 class Arrival(NamedTuple):
-    """What a worker does when it receives a job: go to the folder, take over changed variables and levels of loggers.
-
-    It is unpickled as the submitter's host and pid.
+    """What a worker takes over when it receives a job. It is unpickled as the submitter's host and pid.
 
     A worker that does not have the folder stays where it is.
+
+    Attributes:
+        changes: the changed environment variables, pickled.
+        main: the module name of the submitter's program.
+        override: the cache directory that overrides all others in the submitter, if any.
     """
 
     submitter: tuple[str, int]
     folder: str | None
     changes: bytes | None
     levels: Levels
+    main: str
+    override: str | None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrive, tuple(self)
@@ -196,16 +202,23 @@ class Arrival(NamedTuple):
 
 def arrival_here(folder: str | None) -> Arrival:
     """Make the arrival of a job that this process sends, and that was called in a folder."""
-    return Arrival(this_process(), folder, _changes(), _levels_here())
+    return Arrival(this_process(), folder, _changes(), _levels_here(), main_name(), override())
 
 
 def _arrive(
-    submitter: tuple[str, int], folder: str | None, changes: bytes | None, levels: Levels
+    submitter: tuple[str, int],
+    folder: str | None,
+    changes: bytes | None,
+    levels: Levels,
+    main: str,
+    override: str | None,
 ) -> tuple[str, int]:
     """Arrive in a worker, and return the submitter's host and pid."""
     global _last_changes  # noqa: PLW0603 - a fact about the process
     if submitter == this_process():  # the worker is a thread
         return submitter
+    adopt_main_name(main)
+    follow_override(override)
     if folder is not None and folder != _current_folder():
         with suppress(OSError):
             os.chdir(folder)

@@ -352,12 +352,12 @@ class _Inbox:
             self._unpack(message)
 
     def _unpack(self, message: Message) -> None:
-        (digest, function_buffers, is_limited, jobs), buffers = message
+        (digest, function_buffers, jobs), buffers = message
         rest = deque(buffers)
         function: list[Buffer] = [rest.popleft() for _ in range(function_buffers)]
         stream, *more = function or [b""]
         sent = SentFunction(digest, Payload(stream, tuple(more)))
-        for number, stream, count in jobs:
+        for number, is_limited, stream, count in jobs:
             body = rest.popleft() if stream is None else stream
             parcel = Parcel(sent, Payload(body, tuple(rest.popleft() for _ in range(count))))
             self._jobs.append((number, parcel, is_limited))

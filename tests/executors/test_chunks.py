@@ -117,7 +117,7 @@ def test_a_worker_that_dies_while_a_large_argument_is_sent_costs_nothing(until):
         pid = pool.submit(os.getpid).result(PATIENCE)
         os.kill(pid, signal.SIGSTOP)
         future = pool.submit(np.sum, np.ones(3_000_000))
-        assert until(lambda: pool._scheduler.workers[0].is_sending)
+        assert until(lambda: pool._scheduler.workers[0].unsent)
 
         os.kill(pid, signal.SIGKILL)
 

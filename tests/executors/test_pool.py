@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import resource
+import selectors
 import signal
 import subprocess
 import sys
@@ -132,6 +133,25 @@ def test_an_idle_worker_that_is_killed_is_replaced(pool):
     os.kill(pid, signal.SIGKILL)
 
     assert pool.submit(os.getpid).result(PATIENCE) != pid
+
+
+@pytest.mark.parametrize("events", [selectors.EVENT_READ, selectors.EVENT_READ | selectors.EVENT_WRITE])
+def test_an_event_that_follows_the_death_of_a_worker_ends_no_other_job(events):
+    """The system may report the death first, and then what the worker had sent before."""
+    with SlotPool(1) as pool:
+        pool.submit(abs, -1).result(PATIENCE)
+        scheduler = pool._scheduler
+        (slot,) = scheduler.workers
+
+        def die_and_be_heard():
+            slot.process.kill()
+            slot.process.join()
+            scheduler._handle_death(slot, selectors.EVENT_READ)
+            scheduler._exchange(slot, events)
+
+        scheduler.call(die_and_be_heard)
+
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
 
 
 def test_jobs_that_shutdown_cancels_are_over_while_another_still_runs(tmp_path):
