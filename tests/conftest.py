@@ -14,6 +14,8 @@ import hypothesis
 import pytest
 
 import bencher_job
+from bencher_job._executors import engine_for
+from bencher_job._options import PoolOptions
 from bencher_job.testing import CallCounter, temporary_cache
 from tests.programs import Programs
 
@@ -30,13 +32,7 @@ hypothesis.settings.load_profile("without deadlines")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-ORDER = {
-    "test_browser.py": -1,
-    "test_two_hosts.py": 1,
-    "test_dask.py": 2,
-    "test_ray.py": 2,
-    "test_slurm.py": 3,
-}
+ORDER = {"test_browser.py": -1, "test_slurm.py": 1, "test_two_hosts.py": 2, "test_dask.py": 3}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,8 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run Dask's and Ray's tests last: their threads stay in the process, where no later test can fork safely.
+    """Run Dask's tests last: its threads stay in the process, and no later test can fork safely beside them.
 
+    The longest of those files comes first, so that another process runs the others beside it.
     The browser's run first: it gives up what it loads when a network interface comes or goes, as those of hosts do.
     """
     items.sort(key=lambda item: ORDER.get(item.path.name, 0))
@@ -69,6 +66,22 @@ def cache_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pat
 def counter(tmp_path: Path) -> CallCounter:
     """Counts calls in all processes."""
     return CallCounter(tmp_path / "calls")
+
+
+@pytest.fixture(scope="module")
+def shared_workers() -> Iterator[None]:
+    """Keep the worker processes of `executor="multiprocessing"` for all tests of a file.
+
+    Otherwise they end with the last cache that uses them. Workers with any option but `max_workers=1` are not kept.
+    """
+    engines = [
+        engine_for("multiprocessing", settings) for settings in (PoolOptions(), PoolOptions(max_workers=1))
+    ]
+    for engine in engines:
+        assert engine.executor is not None  # a pool that starts a worker with the first job
+    yield
+    for engine in engines:
+        engine.release()
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ import pytest
 
 from bencher_job import FutureCache, Job, JobFunctionCache, cached_job
 
+pytestmark = pytest.mark.usefixtures("shared_workers")
+
 FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 

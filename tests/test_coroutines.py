@@ -1200,6 +1200,7 @@ async def numbers(stop: int) -> AsyncIterator[int]:
         yield number
 
 
+@pytest.mark.usefixtures("shared_workers")
 @pytest.mark.parametrize("executor", ["serial", "threads", "multiprocessing"])
 @pytest.mark.parametrize("ordered", [True, False])
 def test_map_gives_the_values_of_all_calls(executor: str, ordered: bool) -> None:

@@ -30,7 +30,7 @@ COMPRESSION = EXAMPLES / "compression.py"
 OPTIONS = {
     "compression": (("--levels", "1,5,9", "--repeats", "1"), 108, "│ zlib", signal.SIGKILL),
     "digits": (("--folds", "3", "--models", "KNeighbors"), 30, "│ KNeighbors", signal.SIGKILL),
-    "reaction": (("--size", "64", "--steps", "3000"), 36, "0.054", signal.SIGINT),
+    "reaction": (("--size", "64", "--steps", "1500"), 36, "0.054", signal.SIGINT),
 }
 """Options that make an example long enough to stop it, the number of its jobs then, a line of it, and a blow."""
 

@@ -27,6 +27,8 @@ from bencher_job import (
 from bencher_job.testing import CallCounter
 from tests.programs import until
 
+pytestmark = pytest.mark.usefixtures("shared_workers")
+
 PATIENCE = 60.0
 LARGE = 2 << 20
 """The size in bytes from which on a worker writes a result itself."""
@@ -67,7 +69,7 @@ def is_gone(process):
 
 
 def pool_of(**options):
-    """A cached function on workers of its own, which nobody else has started."""
+    """A cached function on a single worker."""
     return cached_job(executor="multiprocessing", max_workers=1, code="none", **options)(numbers)
 
 

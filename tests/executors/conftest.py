@@ -27,6 +27,13 @@ def pool() -> Iterator[SlotPool]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def running_pool() -> Iterator[SlotPool]:
+    """A pool of two workers that the tests of a file share, where it doesn't matter what ran in them before."""
+    with SlotPool(2) as made:
+        yield made
+
+
 @pytest.fixture
 def until() -> Callable[..., bool]:
     """Wait for a condition. Return whether it became true."""

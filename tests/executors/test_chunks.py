@@ -23,14 +23,16 @@ def learn(pool, function, jobs=300):
 
 
 @pytest.mark.parametrize("padding", [b"", bytes(5000)])
-def test_a_job_that_kills_its_worker_is_the_only_one_lost_and_no_other_runs_twice(pool, counter, padding):
+def test_a_job_that_kills_its_worker_is_the_only_one_lost_and_no_other_runs_twice(
+    running_pool, counter, padding
+):
     def work(number, padding):
         counter.tick()
         if number in {700, 1100}:
             os.kill(os.getpid(), signal.SIGKILL)
         return number
 
-    futures = [pool.submit(work, number, padding) for number in range(1500)]
+    futures = [running_pool.submit(work, number, padding) for number in range(1500)]
 
     lost = [number for number, future in enumerate(futures) if future.exception(PATIENCE) is not None]
     assert lost == [700, 1100]
@@ -57,14 +59,14 @@ def test_no_result_waits_for_the_job_behind_it(tmp_path, until):
         assert futures[100].result(PATIENCE) == 1000
 
 
-def test_what_waits_behind_a_long_job_goes_to_another_worker(pool, tmp_path):
+def test_what_waits_behind_a_long_job_goes_to_another_worker(running_pool, tmp_path):
     def work(number):
         while number in {3, 4} and not (tmp_path / f"go_on.{number}").exists():
             time.sleep(0.01)
         return number
 
-    learn(pool, work)
-    futures = [pool.submit(work, number) for number in range(400)]
+    learn(running_pool, work)
+    futures = [running_pool.submit(work, number) for number in range(400)]
     (tmp_path / "go_on.3").touch()
 
     assert [futures[number].result(PATIENCE) for number in range(400) if number != 4] == [
@@ -75,7 +77,7 @@ def test_what_waits_behind_a_long_job_goes_to_another_worker(pool, tmp_path):
     assert futures[4].result(PATIENCE) == 4
 
 
-def test_two_jobs_run_at_once_however_short_jobs_were_before(pool, tmp_path):
+def test_two_jobs_run_at_once_however_short_jobs_were_before(running_pool, tmp_path):
     def work(number):
         if number < 2:
             (tmp_path / str(number)).touch()
@@ -83,8 +85,8 @@ def test_two_jobs_run_at_once_however_short_jobs_were_before(pool, tmp_path):
                 time.sleep(0.001)
         return number
 
-    learn(pool, work)
-    futures = [pool.submit(work, number) for number in range(2)]
+    learn(running_pool, work)
+    futures = [running_pool.submit(work, number) for number in range(2)]
 
     assert [future.result(PATIENCE) for future in futures] == [0, 1]
 
@@ -103,10 +105,10 @@ def test_an_argument_that_is_changed_after_the_submission_has_its_old_value():
         assert blocks.done()
 
 
-def test_large_arguments_and_results_go_to_both_workers_at_once(pool):
+def test_large_arguments_and_results_go_to_both_workers_at_once(running_pool):
     arrays = [np.full(2_000_000, number) for number in range(6)]
 
-    futures = [pool.submit(lambda array: array + 1, array) for array in arrays]
+    futures = [running_pool.submit(lambda array: array + 1, array) for array in arrays]
 
     for number, future in enumerate(futures):
         np.testing.assert_array_equal(future.result(PATIENCE), arrays[number] + 1)
@@ -135,12 +137,12 @@ def test_a_job_that_closes_the_workers_channel_is_lost(pool):
     assert pool.submit(abs, -1).result(PATIENCE) == 1
 
 
-def test_many_threads_get_the_answers_to_their_own_calls(pool):
+def test_many_threads_get_the_answers_to_their_own_calls(running_pool):
     wrong = []
 
     def ask(thread):
         for number in range(300):
-            if pool.submit(lambda x: x, (thread, number)).result(PATIENCE) != (thread, number):
+            if running_pool.submit(lambda x: x, (thread, number)).result(PATIENCE) != (thread, number):
                 wrong.append((thread, number))
 
     threads = [threading.Thread(target=ask, args=(thread,)) for thread in range(6)]

@@ -28,6 +28,7 @@ class TestThreads(ExecutorContract):
         return Executors.THREADS
 
 
+@pytest.mark.usefixtures("shared_workers")
 class TestMultiprocessing(ExecutorContract, LostWorkerContract):
     @pytest.fixture
     def executor(self):

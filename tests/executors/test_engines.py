@@ -70,6 +70,7 @@ class EngineContract:
         assert [f.exception(PATIENCE) for f in gate] == [None] * 4
 
 
+@pytest.mark.usefixtures("shared_workers")
 class TestPoolEngine(EngineContract):
     @pytest.fixture
     def engine(self):

@@ -33,14 +33,14 @@ def make_unloadable():
     return Unloadable()
 
 
-def test_runs_calls_in_other_processes_in_order(pool):
-    assert list(pool.map(lambda x: (x * x, os.getpid() == os.getppid()), range(20))) == [
+def test_runs_calls_in_other_processes_in_order(running_pool):
+    assert list(running_pool.map(lambda x: (x * x, os.getpid() == os.getppid()), range(20))) == [
         (x * x, False) for x in range(20)
     ]
-    assert pool.submit(os.getpid).result() != os.getpid()
+    assert running_pool.submit(os.getpid).result() != os.getpid()
 
 
-def test_closures_partials_methods_and_local_classes_travel(pool):
+def test_closures_partials_methods_and_local_classes_travel(running_pool):
     class Local:
         def __init__(self, n):
             self.n = n
@@ -48,15 +48,15 @@ def test_closures_partials_methods_and_local_classes_travel(pool):
         def add(self, other):
             return Local(self.n + other)
 
-    result = pool.submit(functools.partial(Local(3).add, 4)).result()
+    result = running_pool.submit(functools.partial(Local(3).add, 4)).result()
 
     assert type(result) is Local
     assert result.n == 7
 
 
-def test_the_traceback_of_a_function_by_value_shows_its_source(pool):
+def test_the_traceback_of_a_function_by_value_shows_its_source(running_pool):
     with pytest.raises(ValueError, match=r"^wrong$") as caught:
-        pool.submit(lambda: int("7") and _raise(ValueError("wrong"))).result()
+        running_pool.submit(lambda: int("7") and _raise(ValueError("wrong"))).result()
 
     printed = "".join(traceback.format_exception(caught.value))
     assert __file__ in printed
@@ -76,8 +76,8 @@ def test_starts_processes_as_jobs_come(until):
         assert repr(pool) == "<SlotPool: 1 of 4 workers>"
 
 
-def test_a_large_result_arrives_whole_and_writable(pool):
-    array = pool.submit(np.arange, 2_000_000).result()
+def test_a_large_result_arrives_whole_and_writable(running_pool):
+    array = running_pool.submit(np.arange, 2_000_000).result()
 
     np.testing.assert_array_equal(array, np.arange(2_000_000))
     array[0] = 5
@@ -199,40 +199,40 @@ def test_random_kills_cost_no_more_than_a_job_each(pool):
         lambda: (_ for _ in ()),
     ],
 )
-def test_a_result_that_cannot_travel_costs_its_own_job(pool, job):
-    good = [pool.submit(abs, -i) for i in range(10)]
+def test_a_result_that_cannot_travel_costs_its_own_job(running_pool, job):
+    good = [running_pool.submit(abs, -i) for i in range(10)]
 
     with pytest.raises(BencherJobError, match="pickled"):
-        pool.submit(job).result(PATIENCE)
+        running_pool.submit(job).result(PATIENCE)
     assert [f.result(PATIENCE) for f in good] == list(range(10))
 
 
-def test_an_argument_that_cannot_travel_ends_in_the_future(pool):
+def test_an_argument_that_cannot_travel_ends_in_the_future(running_pool):
     with pytest.raises(BencherJobError, match="can't be sent to a worker"):
-        pool.submit(id, threading.Lock()).result(PATIENCE)
+        running_pool.submit(id, threading.Lock()).result(PATIENCE)
     with pytest.raises(BencherJobError, match="can't be unpickled in the worker"):
-        pool.submit(id, make_unloadable()).result(PATIENCE)
+        running_pool.submit(id, make_unloadable()).result(PATIENCE)
 
 
-def test_exits_and_interrupts_of_a_job_reach_its_caller(pool):
+def test_exits_and_interrupts_of_a_job_reach_its_caller(running_pool):
     with pytest.raises(SystemExit, match="3"):
-        pool.submit(sys.exit, 3).result(PATIENCE)
+        running_pool.submit(sys.exit, 3).result(PATIENCE)
     with pytest.raises(SystemExit):
-        pool.submit(exec, "raise SystemExit").result(PATIENCE)
-    assert pool.submit(abs, -1).result(PATIENCE) == 1
+        running_pool.submit(exec, "raise SystemExit").result(PATIENCE)
+    assert running_pool.submit(abs, -1).result(PATIENCE) == 1
 
 
-def test_a_worker_knows_that_it_is_one(pool):
-    assert pool.submit(inside_worker).result() is True
+def test_a_worker_knows_that_it_is_one(running_pool):
+    assert running_pool.submit(inside_worker).result() is True
     assert inside_worker() is False
 
 
-def test_a_job_may_use_multiprocessing(pool):
+def test_a_job_may_use_multiprocessing(running_pool):
     def nested():
         with multiprocessing.get_context("spawn").Pool(1) as inner:
             return inner.map(abs, [-1, -2])
 
-    assert pool.submit(nested).result(PATIENCE) == [1, 2]
+    assert running_pool.submit(nested).result(PATIENCE) == [1, 2]
 
 
 def test_a_process_that_a_job_left_behind_does_not_hide_its_death(tmp_path, until, is_gone):
@@ -361,12 +361,12 @@ def _first_free_descriptor():
     return descriptor
 
 
-def test_many_threads_and_callbacks_may_submit(pool, until):
+def test_many_threads_and_callbacks_may_submit(running_pool, until):
     from_callbacks = []
     with ThreadPoolExecutor(8) as threads:
-        futures = list(threads.map(lambda i: pool.submit(abs, -i), range(200)))
+        futures = list(threads.map(lambda i: running_pool.submit(abs, -i), range(200)))
     for future in futures[:20]:
-        future.add_done_callback(lambda _: from_callbacks.append(pool.submit(abs, -1)))
+        future.add_done_callback(lambda _: from_callbacks.append(running_pool.submit(abs, -1)))
 
     assert [future.result(PATIENCE) for future in futures] == list(range(200))
     assert until(lambda: len(from_callbacks) == 20)
@@ -504,14 +504,14 @@ def test_a_child_that_a_job_forks_ends_without_answering():
         (lambda: 1 / 0, 1),
     ],
 )
-def test_a_child_that_a_job_forks_ends_as_python_would_end_it(pool, end, code):
+def test_a_child_that_a_job_forks_ends_as_python_would_end_it(running_pool, end, code):
     def fork_and_wait():
         child = os.fork()
         if child == 0:
             return end()
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-    assert pool.submit(fork_and_wait).result(PATIENCE) == code
+    assert running_pool.submit(fork_and_wait).result(PATIENCE) == code
 
 
 def test_a_forked_child_neither_waits_for_its_parents_threads_nor_uses_its_pool(script):

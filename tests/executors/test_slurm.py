@@ -19,6 +19,7 @@ import pytest
 
 from bencher_job import BencherJobError, Slurm, WorkerLost, cached_job
 from bencher_job._executors import engine_for, executor_name
+from bencher_job._executors import slurm as slurm_executor
 from bencher_job._executors.slurm import seconds_of
 from bencher_job.testing import CallCounter, ExecutorContract, LostWorkerContract
 from tests.executors.slurm_lab import SlurmLab, reason_not_to_start
@@ -41,6 +42,22 @@ def slurm(tmp_path_factory):
             patch.setenv(name, value)
         yield lab
     lab.end()
+
+
+def hurried(patch, idle_counts):
+    """Let schedulers that start from now on count their work four times a second."""
+    constants = f"slurm_cluster.ADAPT_EVERY = 0.25; slurm_cluster.IDLE_COUNTS = {idle_counts}"
+    program = f"from bencher_job._executors import slurm_cluster; {constants}; slurm_cluster.main()"
+    given, _, _ = slurm_executor._PROGRAM.partition("from ")
+    patch.setattr(slurm_executor, "_PROGRAM", given + program)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hurried():
+    """Let a worker that is not needed wait for 15 seconds, as elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        hurried(patch, 60)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +124,9 @@ def test_a_worker_runs_one_job_at_a_time(workers, tmp_path):
         time.sleep(0.1)
         return os.environ["SLURM_JOB_ID"], begun, time.time()
 
-    runs = sorted(cached_job(executor=workers, cache_dir=tmp_path)(work).map(range(12)))
+    function = cached_job(executor=workers, cache_dir=tmp_path)(work)
+    with function.cache:
+        runs = sorted(function.map(range(12)))
     assert all(one[0] != other[0] or one[2] <= other[1] for one, other in pairwise(runs)), runs
 
 
@@ -137,9 +156,10 @@ class TestLoss:
         function.cache.close()
 
     def test_a_sweep_survives_the_end_of_all_workers_and_nodes_are_released_by_themselves(
-        self, slurm, tmp_path, until
+        self, slurm, tmp_path, until, monkeypatch
     ):
         """Those that wait in Slurm's queue too: the third one has no node."""
+        hurried(monkeypatch, 12)
         spec = Slurm(3, interface="lo", mem=slurm.memory_of_a_node(), sbatch=QUIET)
 
         def work(x):
@@ -251,7 +271,9 @@ def test_a_program_that_ends_early_gets_what_it_submitted(slurm, script):
 def test_a_program_keeps_its_handler_of_ctrl_c(slurm, workers, tmp_path):
     """dask_jobqueue replaces it where it is imported."""
     before = signal.getsignal(signal.SIGINT)
-    assert cached_job(executor=workers, cache_dir=tmp_path)(abs)(-1) == 1
+    function = cached_job(executor=workers, cache_dir=tmp_path)(abs)
+    with function.cache:
+        assert function(-1) == 1
     assert signal.getsignal(signal.SIGINT) is before
     assert "dask_jobqueue" not in sys.modules
 

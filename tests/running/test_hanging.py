@@ -30,12 +30,6 @@ def _gate() -> Iterator[None]:
     gate.set()
 
 
-@pytest.fixture
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give workers less time to load what they run."""
-    monkeypatch.setattr(pool, "LOADING_SECONDS", 4.0)
-
-
 class SlowToUnpickle:
     """Waits at the gate of one process when it is unpickled there."""
 
@@ -171,8 +165,8 @@ def test_the_timeout_covers_the_unpickling_of_the_result(tmp_path: Path, kind: s
     assert function.cache.info().entries == 1
 
 
-@pytest.mark.usefixtures("_hurried")
-def test_the_timeout_covers_an_initializer(tmp_path: Path) -> None:
+def test_the_timeout_covers_an_initializer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "LOADING_SECONDS", 1.0)  # no worker of this test is ever ready
     function = cached_job(
         executor="multiprocessing", max_workers=2, cache_dir=tmp_path, timeout=0.5, initializer=never
     )(ignoring)
@@ -182,31 +176,43 @@ def test_the_timeout_covers_an_initializer(tmp_path: Path) -> None:
                 future.result(PATIENCE)
 
 
-@pytest.mark.usefixtures("_hurried")
-def test_the_timeout_covers_the_unpickling_of_arguments(tmp_path: Path) -> None:
+def test_the_timeout_covers_the_unpickling_of_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     function = cached_job(executor="multiprocessing", max_workers=1, cache_dir=tmp_path, timeout=0.5)(
         ignoring
     )
     with function.cache:
+        assert function(1) == 1  # so that a worker is ready
+        monkeypatch.setattr(pool, "LOADING_SECONDS", 1.0)
         stuck = function.submit(StuckInWorker(os.getpid()))
-        assert function(2) == 1
+        behind = function.submit(2)
         with pytest.raises(JobTimeout):
             stuck.result(PATIENCE)
+        monkeypatch.undo()  # a new worker may take its time
+        assert behind.result(PATIENCE) == 1
 
 
-@pytest.mark.usefixtures("_hurried")
-def test_the_timeout_covers_the_unpickling_of_the_function(tmp_path: Path) -> None:
+def test_the_timeout_covers_the_unpickling_of_the_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = StuckInWorker(os.getpid())
-    function = cached_job(
-        executor="multiprocessing", max_workers=1, cache_dir=tmp_path, timeout=0.5, code="none"
-    )(lambda x: (x, held))
-    with function.cache, pytest.raises(JobTimeout):
-        function.submit(1).result(PATIENCE)
+    options: dict[str, Any] = {"executor": "multiprocessing", "max_workers": 1, "cache_dir": tmp_path}
+    ready = cached_job(**options)(ignoring)
+    function = cached_job(timeout=0.5, code="none", **options)(lambda x: (x, held))
+    with ready.cache, function.cache:
+        assert ready(1) == 1  # so that their worker is
+        monkeypatch.setattr(pool, "LOADING_SECONDS", 1.0)
+        with pytest.raises(JobTimeout):
+            function.submit(1).result(PATIENCE)
 
 
-@pytest.mark.usefixtures("_hurried")
-def test_a_job_that_comes_late_waits_for_a_worker_that_starts_slowly(tmp_path: Path) -> None:
+def test_a_job_that_comes_late_waits_for_a_worker_that_starts_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its time to begin counts from when it was submitted, not from when the worker was started for another job."""
+    monkeypatch.setattr(pool, "LOADING_SECONDS", 4.0)
+    monkeypatch.setattr(pool, "CHECK_SECONDS", 0.5)
     go = tmp_path / "go"
 
     def initialize() -> None:
@@ -216,7 +222,7 @@ def test_a_job_that_comes_late_waits_for_a_worker_that_starts_slowly(tmp_path: P
     patient = cached_job(executor="multiprocessing", max_workers=1, initializer=initialize)(abs)
     hurried = patient.with_options(timeout=1.0)
     first = patient.submit(-1)
-    time.sleep(pool.LOADING_SECONDS + 2)
+    time.sleep(pool.LOADING_SECONDS + 2 * pool.CHECK_SECONDS)
     late = hurried.submit(-2)
     time.sleep(2 * pool.CHECK_SECONDS)
     go.touch()

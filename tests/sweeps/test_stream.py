@@ -52,6 +52,7 @@ def gate() -> Iterator[Gate]:
     gate.function.cache.close()
 
 
+@pytest.mark.usefixtures("shared_workers")
 @pytest.mark.parametrize("executor", ["serial", "threads", "multiprocessing"])
 @pytest.mark.parametrize("ordered", [True, False])
 def test_it_gives_the_values_of_all_calls_hits_and_misses(executor: str, ordered: bool) -> None:

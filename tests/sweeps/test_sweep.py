@@ -356,6 +356,7 @@ def test_what_does_not_fit_is_told_before_anything_runs(
     assert counter.count == 0
 
 
+@pytest.mark.usefixtures("shared_workers")
 def test_on_a_pool_results_are_the_same(counter: CallCounter) -> None:
     function = cached_job(executor="multiprocessing")(scaled)
     ran = function.sweep({"x": range(40)}, repeats=2, counter=counter).run(progress=False)
