@@ -51,6 +51,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def cache_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A cache directory of the test's own; with the mark `given_folders` only where a test doesn't name one."""
+    if "tmp_path" in request.fixturenames:
+        # It goes last: jobs may write to it until their stores end.
+        request.getfixturevalue("tmp_path")
     if request.node.get_closest_marker("given_folders"):
         directory = request.getfixturevalue("tmp_path") / "cachedir"
         with pytest.MonkeyPatch.context() as patch:
