@@ -22,11 +22,11 @@ from tests.programs import Programs
 WriteModule = Callable[[str, str], ModuleType]
 Sample = Callable[[int], tuple[int, int]]
 
-# How long an example takes says nothing on a busy machine.
-hypothesis.settings.register_profile(
-    "without deadlines", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("without deadlines")
+# How long an example takes says nothing on a busy machine. Each run draws other examples, and a soak many more.
+for name, examples in (("some examples", 40), ("many examples", 500)):
+    hypothesis.settings.register_profile(
+        name, deadline=None, max_examples=examples, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
 
 # A shell has what it starts in the background ignore Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,6 +37,7 @@ ORDER = {"test_browser.py": -1, "test_slurm.py": 1, "test_two_hosts.py": 2, "tes
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compile the package, which each program of a test would do again where Python keeps no bytecode."""
+    hypothesis.settings.load_profile("many examples" if config.getoption("--soak") >= 60 else "some examples")
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(Path(bencher_job.__file__).parent, quiet=2)
 
@@ -51,12 +52,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def cache_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+def cache_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A cache directory of the test's own; with the mark `given_folders` only where a test doesn't name one."""
+    if "tmp_path" in request.fixturenames:
+        # It goes last: jobs may write to it until their stores end.
+        request.getfixturevalue("tmp_path")
     if request.node.get_closest_marker("given_folders"):
+        directory = request.getfixturevalue("tmp_path") / "cachedir"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("BENCHER_JOB_CACHE_DIR", str(tmp_path / "cachedir"))
-            yield tmp_path / "cachedir"
+            patch.setenv("BENCHER_JOB_CACHE_DIR", str(directory))
+            yield directory
     else:
         with temporary_cache() as directory:
             yield directory

@@ -93,7 +93,7 @@ def outcome(function, call):
         return TypeError
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100)
 @given(calls(), calls())
 def test_two_calls_have_one_key_exactly_when_the_function_gets_the_same(one, other):
     key = cached_job(everything).key
@@ -102,7 +102,7 @@ def test_two_calls_have_one_key_exactly_when_the_function_gets_the_same(one, oth
     assert (keys[0] == keys[1]) == (got[0] == got[1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(calls())
 def test_a_job_gets_what_the_call_would_give_the_function(call):
     cached = cached_job(everything)

@@ -810,7 +810,6 @@ def spelled(value):
     return tuple(map(spelled, value)) if isinstance(value, list) else (type(value), str(value))
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_arrow_arrays_are_equal_exactly_if_their_values_are(data):
     dtype, items = data.draw(ARROW)
@@ -836,7 +835,6 @@ def test_a_column_with_a_dictionary_is_the_same_in_any_chunks(made, place):
     assert key_of(chunked) == key_of(pa.chunked_array([whole], dtype))
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_a_table_of_arrow_is_the_same_after_it_was_sent(data):
     dtype, items = data.draw(ARROW)
@@ -847,7 +845,6 @@ def test_a_table_of_arrow_is_the_same_after_it_was_sent(data):
     assert key_of(pa.ipc.open_stream(sink.getvalue()).read_all()) == key_of(table)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_column_of_polars_is_the_same_in_any_chunks(data):
     column = data.draw(series(max_size=5))
@@ -859,7 +856,6 @@ def test_a_column_of_polars_is_the_same_in_any_chunks(data):
     assert key_of(pl.concat([column, column])[len(column) :]) == key_of(column)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_columns_that_differ_in_polars_differ(data):
     one = data.draw(series(max_size=3, allow_time_zones=False))
@@ -869,7 +865,6 @@ def test_columns_that_differ_in_polars_differ(data):
         assert key_of(one) != key_of(other)
 
 
-@settings(max_examples=50, deadline=None)
 @given(dataframes(max_cols=3, max_size=4))
 def test_a_frame_of_polars_keeps_its_digest(frame):
     assert key_of(pickle.loads(pickle.dumps(frame))) == key_of(frame.clone()) == key_of(frame)
@@ -900,7 +895,7 @@ def are_equal(one, other):
     return True
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100)
 @given(DTYPES, DTYPES, st.lists(st.integers(0, 1), max_size=2), st.lists(st.integers(0, 1), max_size=2))
 def test_columns_are_equal_exactly_if_pandas_finds_them_equal(one, other, numbers, others):
     first, second = of_pandas(one, numbers), of_pandas(other, others)
@@ -909,7 +904,7 @@ def test_columns_are_equal_exactly_if_pandas_finds_them_equal(one, other, number
     assert (key_of(frames[0]) == key_of(frames[1])) == are_equal(first, second)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100)
 @given(DTYPES, st.lists(st.integers(0, 1), max_size=4), st.integers(0, 4))
 def test_the_memory_layout_of_a_pandas_column_does_not_count(dtype, numbers, place):
     column = of_pandas(dtype, numbers)

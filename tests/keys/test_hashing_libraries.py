@@ -1,6 +1,7 @@
 """Objects of other libraries have the same key before and after use, and making it doesn't change them."""
 
 import copy
+import functools
 import importlib
 import json
 import os
@@ -52,6 +53,16 @@ def case(request):
     return request.param, make, use, other
 
 
+@functools.cache
+def slots_of(cls):
+    return [
+        (name, slot)
+        for each in cls.__mro__
+        for name, slot in vars(each).items()
+        if isinstance(slot, types.MemberDescriptorType) and not name.startswith("__")
+    ]
+
+
 def state_of(value, path="value", *, depth, found=None):
     """Return everything that an object refers to, by path and identity: attributes, slots and members."""
     found = {} if found is None else found
@@ -62,13 +73,11 @@ def state_of(value, path="value", *, depth, found=None):
         return found
     held = getattr(value, "__dict__", None)
     parts = {f".{name}": part for name, part in held.items()} if type(held) is dict else {}
-    for cls in type(value).__mro__:
-        for name, slot in vars(cls).items():
-            if isinstance(slot, types.MemberDescriptorType) and not name.startswith("__"):
-                try:
-                    parts[f".{name}"] = slot.__get__(value)
-                except AttributeError:
-                    continue
+    for name, slot in slots_of(type(value)):
+        try:
+            parts[f".{name}"] = slot.__get__(value)
+        except AttributeError:
+            continue
     if isinstance(value, dict):
         parts |= {f"[{key!r}]": part for key, part in dict.items(value)}
     elif isinstance(value, list | tuple):
