@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -155,6 +155,11 @@ class Run:
     """Whether another process runs the job instead, so that the end of this run doesn't count."""
     is_taken_over: bool = False
     """Whether another thread runs it, if this run is cancelled in time."""
+    attempts_before: int = field(init=False)
+    """How many attempts had been made, as many as there are again if this one doesn't begin."""
+
+    def __post_init__(self) -> None:
+        self.attempts_before = self.running.attempt
 
     def begin(self, runs: Sequence[Run]) -> list[bool]:
         """Acquire the leases of jobs that begin together. Return for each whether it is to run here."""

@@ -299,12 +299,14 @@ class Coordinator:
                 store.leases.release([each.lease for each in unwanted if each.lease is not None])
             withdrawn.update(others, unwanted)
         for run in runs:
-            run.is_withdrawn = run.running in withdrawn
+            running = run.running
+            run.is_withdrawn = running in withdrawn
             if not run.is_withdrawn:
-                run.running.state = State.RUNNING
-            elif run.running.state is not State.RESOLVED:
+                running.state = State.RUNNING
+            elif running.state is not State.RESOLVED:
+                running.attempt = run.attempts_before
                 run.coordinator.counts.add(submitted=-1, computed=-1)
-                run.coordinator._wait(run.running)  # noqa: SLF001 - its own class
+                run.coordinator._wait(running)  # noqa: SLF001 - its own class
         return [not run.is_withdrawn for run in runs]
 
     # waiting
@@ -402,9 +404,9 @@ class Coordinator:
     def _run_here(self, running: RunningJob) -> None:
         """Run a job in this thread until it succeeds or has no attempt left, commit and resolve it."""
         while True:
+            run = self._run_of(running, Executors.SERIAL)
             running.attempt += 1
             running.state = State.RUNNING
-            run = self._run_of(running, Executors.SERIAL)
             if running.attempt > 1:  # the attempt before may have changed the arguments
                 run.job.note_changes()
             run.outcome = outcome = self._outcome_of(run.job)
@@ -497,8 +499,8 @@ class Coordinator:
         blob_writer = store.blob_writer(self._store_options.compression)
         runs = []
         for running in jobs:
-            running.attempt += 1
             run = self._run_of(running, engine.name)
+            running.attempt += 1
             if not running.sends_value:
                 run.job.blob_writer = blob_writer
             if asks and not running.holds_lease():

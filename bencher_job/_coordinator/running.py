@@ -257,7 +257,7 @@ class RunningJobs:
             run.is_taken_over = True  # before the cancelled run ends
             run.is_taken_over = running.engine_future.cancel()
             if run.is_taken_over:
-                running.engine_future = None
+                running.engine_future, running.attempt = None, run.attempts_before
             return run.is_taken_over
 
     def abandon(self, running: RunningJob) -> None:

@@ -23,6 +23,7 @@ from bencher_job import (
     cached_job,
     gen_path,
 )
+from bencher_job._stores import Lease
 
 PATIENCE = 60.0
 OWN = ["serial", "threads", "multiprocessing"]
@@ -180,6 +181,53 @@ def test_a_thread_that_waits_for_a_job_that_runs_again_runs_it_itself(tmp_path):
     assert second.result(PATIENCE) == 1
     assert first.result(PATIENCE) == 1
     assert notes(tmp_path).count("inner") == 3
+
+
+def test_a_queued_job_that_a_waiting_thread_takes_over_keeps_its_attempts(counter):
+    asked = threading.Event()
+
+    @cached_job(executor="threads", max_workers=1, retries=1)
+    def inner(x):
+        counter.tick()
+        if counter.count == 1:
+            raise ValueError(x)
+        return x
+
+    @cached_job(executor="threads", max_workers=1)
+    def outer(x):
+        asked.wait(PATIENCE)
+        return inner(x)
+
+    waiting = outer.submit(1)
+    queued = inner.submit(1)
+    asked.set()
+
+    assert (waiting.result(PATIENCE), queued.result(PATIENCE)) == (1, 1)
+    assert counter.count == 2
+
+
+def test_a_queued_job_that_another_one_computed_in_vain_keeps_its_attempts(tmp_path):
+    @cached_job(executor="multiprocessing", max_workers=1, retries=1)
+    def work(x):
+        note(tmp_path, x)
+        if x == "long":
+            assert until((tmp_path / "go on").exists)
+        elif notes(tmp_path).count(x) == 1:
+            raise ValueError(x)
+        return x
+
+    futures = [work.submit(x) for x in ("long", "shaky", "last")]
+    assert until(lambda: notes(tmp_path) == ["long"])
+    leases, lease = work.cache.cache.leases, Lease(work.key("shaky"))
+    leases.acquire([lease])
+    assert lease.held
+    (tmp_path / "go on").touch()
+    assert futures[2].result(PATIENCE) == "last"
+    assert notes(tmp_path)[:2] == ["long", "last"]
+    leases.release([lease])
+
+    assert futures[1].result(PATIENCE) == "shaky"
+    assert notes(tmp_path).count("shaky") == 2
 
 
 def test_a_run_that_failed_leaves_no_files(executor, counter):
