@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +134,23 @@ def test_others_get_what_another_process_computes_while_one_value_is_unpickled(
     cache_dir = function.cache.directory.parent
     command = [sys.executable, "-c", OTHER_PROCESS, str(os.getpid()), cache_dir, tmp_path, kind, "plain"]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as other:
-        deadline = time.monotonic() + PATIENCE
-        while not ((tmp_path / kind).exists() and (tmp_path / "plain").exists()):
-            assert other.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+
+        def wait_until(holds: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + PATIENCE
+            while not holds():
+                assert other.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+        def is_waited_for() -> bool:
+            """Whether the other process knows that it is: then it keeps the exception for us."""
+            with closing(sqlite3.connect(function.cache.directory / "cache.db")) as database:
+                return database.execute("SELECT min(waited) FROM Lease").fetchone() == (1,)
+
+        wait_until(lambda: (tmp_path / kind).exists() and (tmp_path / "plain").exists())
         slow = function.submit(os.getpid(), kind, tmp_path)
         plain = function.submit(os.getpid(), "plain", tmp_path)
+        wait_until(is_waited_for)
         (tmp_path / "go on").touch()
         assert plain.result(PATIENCE) == 1
         assert not slow.done()
