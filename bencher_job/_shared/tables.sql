@@ -18,7 +18,8 @@ create index on {schema}.change (happened);
 create unlogged table {schema}.session (
     id uuid primary key, host text not null, pid int not null, until timestamptz not null);
 create unlogged table {schema}.lease (
-    address text collate "C" primary key, session uuid not null, number bigint generated always as identity);
+    address text collate "C" primary key, session uuid not null, until timestamptz not null,
+    number bigint generated always as identity);
 
 create function {schema}.beat(me uuid, my_host text, my_pid int, seconds float8) returns void language sql as $$
     insert into {schema}.session values (me, my_host, my_pid, clock_timestamp() + seconds * interval '1 second')
@@ -39,10 +40,12 @@ begin
     if missing is not null then
         perform {schema}.beat(me, my_host, my_pid, seconds);
         with taken as (
-            insert into {schema}.lease as l (address, session)
-                select a, me from unnest(missing) a order by a collate "C"
-            on conflict (address) do update set session = me, number = default
-                where l.session = me or not exists (
+            insert into {schema}.lease as l (address, session, until)
+                select a, me, clock_timestamp() + seconds * interval '1 second'
+                    from unnest(missing) a order by a collate "C"
+            -- The first lease of a session may be seen here before the session is.
+            on conflict (address) do update set session = me, until = excluded.until, number = default
+                where l.session = me or l.until <= clock_timestamp() and not exists (
                     select from {schema}.session s where s.id = l.session and s.until > clock_timestamp())
             returning l.address)
         select array_agg(address) into mine from taken;

@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -233,6 +235,32 @@ def test_a_server_that_comes_later_is_used(
             remote.ask([address])
     proxy.is_refusing = False
     assert set(remote.ask([address]).leases) == {address}
+
+
+def test_the_first_lease_of_a_session_is_kept(postgres: Postgres, schema: str) -> None:
+    """Another process that waits for it sees the lease, but not yet the session, which began in one transaction."""
+    import psycopg
+
+    from bencher_job._shared.rows import RowRemote
+
+    address = entry_address("f", "key")
+    waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+    with (
+        contextlib.closing(RowRemote(postgres.url(), schema=schema)) as remote,
+        psycopg.connect(postgres.url()) as other,
+        psycopg.connect(postgres.url(), autocommit=True) as looking,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        remote.open()
+        asked = other.execute(
+            f"select number from {schema}.ask(%s, %s, 'host', 1, 60)", ([address], uuid.uuid4())
+        )
+        assert len(asked.fetchall()) == 1
+        asking = threads.submit(remote.ask, [address])
+        until(lambda: looking.execute(waits).fetchone() == (1,), "nobody waits for the lease")
+        other.commit()
+
+        assert asking.result(60).leases == {}
 
 
 def test_eight_processes_compute_each_key_once(place: Place, client: Starter) -> None:
