@@ -178,9 +178,12 @@ class Courier:
 
     def _note_figures(self) -> None:
         """Write what was counted since this was last done, for readers of the local store."""
-        store, (hits, superseded, _) = self._store, self._counted
-        now = store.hits, store.superseded, store.breaker.reason
-        if now != self._counted and not self.is_over:
+        store = self._store
+        with self._lock:  # the thread and `close` must not both write the same
+            hits, superseded, _ = self._counted
+            now = store.hits, store.superseded, store.breaker.reason
+            if now == self._counted or self.is_over:
+                return
             try:
                 self._outbox.add_figures(store.place, now[0] - hits, now[1] - superseded, now[2])
             except StoreFailure as error:
