@@ -154,6 +154,37 @@ def test_verify_finds_and_mends_an_index_that_leads_to_other_rows(cache_folder: 
     assert all(job.is_cached(x) for x in range(20))
 
 
+def test_an_emptied_database_is_made_again_while_another_program_reads_on(programs: Programs) -> None:
+    """What it reads lies in SQLite's memory, so that it would not find out, and keep others from making the tables."""
+    source = """
+        @cached_job(code="none")
+        def job(x):
+            return x
+
+        assert [job(x) for x in range(50)] == list(range(50))
+    """
+    reads = """
+        from contextlib import suppress
+        from bencher_job._stores import LeasesUnavailable
+        from bencher_job._stores.embedded import DiskStore
+
+        leases = DiskStore(HERE / "cachedir" / "fcache", size_limit=10**9).leases
+        while not (HERE / "stop").exists():
+            with suppress(LeasesUnavailable):
+                leases.running()
+            count("looks")
+            time.sleep(0.002)
+    """
+    programs.output(programs.start("first", source))
+    reader = programs.start("reader", reads)
+    assert until(lambda: programs.count("looks") > 10)
+    os.truncate(programs.folder / "cachedir" / "fcache" / "cache.db", 0)
+
+    programs.output(programs.start("writer", source))
+    programs.tell("stop")
+    programs.output(reader)
+
+
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("is_database", [True, False], ids=["database", "other files"])
 def test_random_damage_under_three_programs(

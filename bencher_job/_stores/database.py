@@ -336,12 +336,15 @@ class Database(diskcache.Cache):  # type: ignore[misc]
                 turn.release()
 
     def is_in_place(self) -> bool:
-        """Whether its file is still the one that was opened; another process may have replaced or removed it."""
+        """Whether its file is still the one that was opened; another process may have replaced or removed it.
+
+        A file that was emptied is not: whoever reads on from SQLite's memory keeps the others from making its tables.
+        """
         try:
             status = os.stat(self._path)
         except FileNotFoundError:
             return False
-        return self.place is None or (status.st_dev, status.st_ino) == self.place
+        return self.place is None or ((status.st_dev, status.st_ino) == self.place and status.st_size > 0)
 
     def _begin_after(self, error: sqlite3.OperationalError, execute: Execute, patience: float) -> None:
         """Begin once others no longer keep the database locked; raises as `transact`."""
