@@ -646,7 +646,7 @@ def test_what_is_asked_of_a_damaged_database_is_not_remembered_and_told_of() -> 
         double(x)
     double.cache.close()
     double(1)  # opens it again, and reads a part
-    os.truncate(double.cache.directory / "cache.db", 0)
+    os.truncate(double.cache.directory / "cache.db", 8192)
     with pytest.warns(CacheWarning, match="can't be read, so nothing is found"):
         assert not double.is_cached(299)
 

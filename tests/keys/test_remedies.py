@@ -201,7 +201,7 @@ def test_the_remedy_names_a_class_only_if_a_program_can_change_it() -> None:
     made = type("Made", (Holder,), {})
     remedies = [remedies_of(refusal_of((one, (cls(1, LOCK),), {}))) for cls in (Local, made)]
     assert remedies[0][-1].startswith("give the class Local a method __job_key__(self)")
-    assert len(remedies[1]) == 1
+    assert not any("Made" in remedy for remedy in remedies[1])
 
 
 class Partly:
