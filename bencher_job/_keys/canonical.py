@@ -54,7 +54,7 @@ _BY_REASON: Final = {
     _CONTEXT: "_contextvars.Context _contextvars.ContextVar _contextvars.Token",
     _ADDRESS: "_ctypes.CFuncPtr _ctypes._Pointer ctypes.c_char_p ctypes.c_void_p ctypes.c_wchar_p",
     "it hides its arguments; pass functools.partial": (
-        "PartialCallableObjectProxy wrapt.PartialCallableObjectProxy"
+        "PartialCallableObjectProxy _wrappers.PartialCallableObjectProxy wrapt.PartialCallableObjectProxy"
     ),
     "it is a query plan, not data; pass the result of its collect()": "polars.LazyFrame",
     "the operating system's random generator has no state; pass random.Random(seed)": "random.SystemRandom",
