@@ -338,7 +338,8 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     def is_in_place(self) -> bool:
         """Whether its file is still the one that was opened; another process may have replaced or removed it.
 
-        A file that was emptied is not: whoever reads on from SQLite's memory keeps the others from making its tables.
+        An emptied file does not count: a process that went on reading from SQLite's memory would keep all others from
+        making the tables again.
         """
         try:
             status = os.stat(self._path)
